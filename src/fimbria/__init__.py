@@ -1,0 +1,1 @@
+"""Fimbria: a Kubernetes network in Python on eBPF."""
