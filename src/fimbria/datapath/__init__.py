@@ -1,0 +1,1 @@
+"""The datapath seen from Python: its ABI, what it decides, and what it reports."""
