@@ -13,7 +13,7 @@ import sys
 import click
 
 from fimbria.cli.lazy import LazyGroup, Place
-from fimbria.cli.target import Target, set_default
+from fimbria.cli.target import Target
 
 PLACES = {
     "status": Place("fimbria.cli.status:command", "How the node's agent is, requested and real."),
@@ -46,7 +46,7 @@ PLACES = {
 @click.pass_context
 def root(ctx: click.Context, socket: str | None, lab: str | None) -> None:
     """Fimbria: pods on a network of eBPF, and every verdict explained."""
-    set_default(ctx, Target(socket=socket, lab=lab))
+    Target.remember(ctx, socket=socket, lab=lab)
 
 
 def main() -> None:

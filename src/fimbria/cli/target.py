@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fimbria.cli.client import AgentClient
-from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format
 
 if TYPE_CHECKING:
@@ -32,6 +31,11 @@ class Target:
     socket: str | None = None
     lab: str | None = None
     bpf_root: str | None = None
+
+    @staticmethod
+    def remember(ctx: click.Context, **changes: Any) -> None:
+        """Change what the commands below `ctx` are told by default."""
+        ctx.meta[_KEY] = replace(ctx.meta.get(_KEY, Target()), **changes)
 
     def client(self) -> AgentClient:
         """Return a client for the node's agent."""
@@ -59,11 +63,6 @@ class Target:
 
         assert self.lab
         return lab_node(self.lab)
-
-
-def set_default(ctx: click.Context, target: Target) -> None:
-    """Remember what the root command was told, for commands that are told nothing."""
-    ctx.meta[_KEY] = target
 
 
 def agent_command(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,10 +98,3 @@ def format_option(function: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="How to print.",
     )(function)
-
-
-def require(value: Any, what: str) -> Any:
-    """Return `value`, or complain that there is no such thing."""
-    if value is None:
-        raise CliError(what)
-    return value
