@@ -1,0 +1,168 @@
+"""Read Kubernetes manifests from files, folders and standard input, with the line of every field.
+
+A manifest is a document with apiVersion, kind and metadata.name. What is wrong with one is told as
+`file:line: field: reason`, so that an editor can jump there; `Manifest.line` gives the line of any
+field for whoever checks the document further.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class ManifestError(Exception):
+    """A manifest that cannot be used. `file`, `line` (from 1) and `field` say where."""
+
+    def __init__(self, file: str, line: int, field: str, reason: str) -> None:
+        super().__init__(f"{file}:{line}: {field + ': ' if field else ''}{reason}")
+        self.file = file
+        self.line = line
+        self.field = field
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One document: plain values, where it came from, and its syntax tree for line numbers."""
+
+    document: dict[str, Any]
+    file: str
+    node: Any
+
+    @property
+    def kind(self) -> str:
+        """Return the object's kind."""
+        return str(self.document["kind"])
+
+    @property
+    def name(self) -> str:
+        """Return metadata.name."""
+        return str(self.document["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        """Return metadata.namespace, "" if none is given."""
+        return str(self.document["metadata"].get("namespace") or "")
+
+    def line(self, field: str) -> int:
+        """Return the line of `field` (`spec.ingress[0].toPorts`), or of its nearest parent."""
+        node = self.node
+        for step in field.replace("[", ".[").split("."):
+            found = _child(node, step)
+            if found is None:
+                break
+            node = found
+        return node.start_mark.line + 1
+
+    def error(self, field: str, reason: str) -> ManifestError:
+        """Return an error about one field of this manifest."""
+        return ManifestError(self.file, self.line(field), field, reason)
+
+
+def read(paths: Iterable[str | Path]) -> list[Manifest]:
+    """Read files, folders (their *.yaml, *.yml, *.json, by name) and "-" for standard input.
+
+    Raises ManifestError; a `List` is taken apart into its items.
+    """
+    manifests: list[Manifest] = []
+    for path in paths:
+        if str(path) == "-":
+            manifests += parse(sys.stdin.read(), "<stdin>")
+            continue
+        for file in _files(Path(path)):
+            try:
+                text = file.read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                raise ManifestError(str(file), 1, "", reason) from error
+            manifests += parse(text, str(file))
+    return manifests
+
+
+def parse(text: str, file: str) -> list[Manifest]:
+    """Parse one text, named `file` in errors. Empty documents are skipped."""
+    found: list[Manifest] = []
+    for node, value in _documents(text, file):
+        if value is None:
+            continue
+        if not isinstance(value, dict):
+            raise ManifestError(file, node.start_mark.line + 1, "", "a manifest is a mapping")
+        document = cast("dict[str, Any]", value)
+        items = document.get("items")
+        if document.get("kind") == "List" and isinstance(items, list):
+            nodes: Sequence[Any] = _child(node, "items").value
+            for item, item_node in zip(cast("list[Any]", items), nodes, strict=True):
+                found.append(_checked(item, file, item_node))
+        else:
+            found.append(_checked(document, file, node))
+    return found
+
+
+def _checked(document: object, file: str, node: Any) -> Manifest:
+    if not isinstance(document, dict):
+        raise ManifestError(file, node.start_mark.line + 1, "", "a manifest is a mapping")
+    manifest = Manifest(cast("dict[str, Any]", document), file, node)
+    for field in ("apiVersion", "kind"):
+        value = manifest.document.get(field)
+        if not isinstance(value, str) or not value:
+            raise manifest.error(field, "is missing" if value is None else "is no text")
+    meta = manifest.document.get("metadata")
+    if not isinstance(meta, dict):
+        raise manifest.error("metadata", "is missing" if meta is None else "is no mapping")
+    name = cast("dict[str, Any]", meta).get("name")
+    if not isinstance(name, str) or not name:
+        raise manifest.error("metadata.name", "is missing" if name is None else "is no text")
+    return manifest
+
+
+def _documents(text: str, file: str) -> Iterator[tuple[Any, Any]]:
+    """Yield (syntax tree, value) of each document."""
+    loader: Any = None
+    try:
+        loader = _Loader(text)
+        while loader.check_node():
+            node = loader.get_node()
+            yield node, loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise ManifestError(file, line, "", f"not YAML: {error.problem or error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ManifestError(file, 1, "", f"not YAML: {error}") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _child(node: Any, step: str) -> Any:
+    """Return the node of a key (`ingress`) or an index (`[0]`), None if it is not there."""
+    if step.startswith("["):
+        index = int(step[1:-1]) if step[1:-1].isdigit() else -1
+        items: Any = node.value if isinstance(node, yaml.SequenceNode) else []
+        return items[index] if 0 <= index < len(items) else None
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == step:
+                return value
+    return None
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    if not files:
+        raise ManifestError(str(path), 1, "", f"no {', '.join(SUFFIXES)} in this folder")
+    return files
