@@ -18,12 +18,16 @@ ENOTSUPP = 524  # kernel-internal, but bpf(2) returns it; errno has no name for 
 
 
 class BpfError(OSError):
-    """A bpf(2) call that the kernel refused: the kernel's `errno`, and `what` was tried."""
+    """A bpf(2) call that the kernel refused: the kernel's `errno`, and `what` was tried.
+
+    `log` is the verifier's or BTF checker's log, where one was asked for.
+    """
 
     def __init__(self, number: int, what: str) -> None:
         reason = "not supported" if number == ENOTSUPP else os.strerror(number)
         super().__init__(number, f"{what}: {reason}")
         self.what = what
+        self.log = ""
 
 
 class ObjectError(Exception):
@@ -52,7 +56,9 @@ class VerifierError(ObjectError):
 
     def __init__(self, path: Path, program: str, error: OSError, log: str) -> None:
         tail = "\n".join(log.rstrip().splitlines()[-25:])
-        super().__init__(path, f"program {program} does not load: {error.strerror}\n{tail}")
+        super().__init__(
+            path, f"program {program} does not load: {os.strerror(error.errno or 0)}\n{tail}"
+        )
         self.program = program
         self.errno = error.errno
         self.log = log
