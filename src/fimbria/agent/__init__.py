@@ -1,0 +1,1 @@
+"""The node's agent: watches the API, computes map contents, applies them, serves CNI and CLI."""
