@@ -1,4 +1,4 @@
-"""Every configuration key that the agent knows: its type, default, and what it is for.
+"""Every configuration key that agent and operator know: type, default, and what it is for.
 
 The keys are those of `cilium-config`; a field's name is the key with `_` for `-`. `check` refuses
 values and combinations that this version cannot give, because a mode that was asked for is either
@@ -29,8 +29,6 @@ class ConfigError(Exception):
 
 def _option(default: Any, description: str, choices: tuple[str, ...] = ()) -> Any:
     metadata = {DESCRIPTION: description, CHOICES: choices}
-    if isinstance(default, tuple):
-        return field(default=default, metadata=metadata)  # pyright: ignore
     return field(default=default, metadata=metadata)
 
 
@@ -101,6 +99,25 @@ class Config:
     cni_chaining_mode: str = _option(
         "none", "Plugins that follow ours in the written configuration.", ("none", "portmap")
     )
+    # The operator's
+    cluster_pool_ipv4_cidr: tuple[str, ...] = _option(
+        ("10.0.0.0/8",), "Where nodes' IPv4 pod CIDRs are cut from."
+    )
+    cluster_pool_ipv4_mask_size: int = _option(24, "Prefix length of a node's IPv4 pod CIDR.")
+    cluster_pool_ipv6_cidr: tuple[str, ...] = _option(
+        ("fd00::/104",), "Where nodes' IPv6 pod CIDRs are cut from."
+    )
+    cluster_pool_ipv6_mask_size: int = _option(120, "Prefix length of a node's IPv6 pod CIDR.")
+    identity_gc_interval: float = _option(900.0, "Between two looks for unused identities.")
+    identity_heartbeat_timeout: float = _option(
+        1800.0, "How long an identity must be unused before it is removed."
+    )
+    cilium_endpoint_gc_interval: float = _option(
+        300.0, "Between two looks for CiliumEndpoints without pod; 0: never."
+    )
+    nodes_gc_interval: float = _option(
+        300.0, "Between two looks for CiliumNodes without node; 0: never."
+    )
     # Asked for elsewhere, not here
     kube_proxy_replacement: bool = _option(False, "Translate services; not in this version.")
     enable_ipv4_masquerade: bool = _option(False, "Masquerade to the world; not in this version.")
@@ -152,6 +169,14 @@ def check(config: Config) -> None:
         raise ConfigError("mtu", f"{config.mtu} is below 1280, the least that IPv6 needs")
     for key in ("ipv4-native-routing-cidr", "ipv6-native-routing-cidr"):
         _check_cidr(key, getattr(config, FIELDS[key].name))
+    for family, bits in (("ipv4", 32), ("ipv6", 128)):
+        size = getattr(config, f"cluster_pool_{family}_mask_size")
+        for cidr in getattr(config, f"cluster_pool_{family}_cidr"):
+            _check_cidr(f"cluster-pool-{family}-cidr", cidr)
+            if not ip_network(cidr).prefixlen <= size <= bits - 2:
+                raise ConfigError(
+                    f"cluster-pool-{family}-mask-size", f"{size} does not fit into {cidr}"
+                )
 
 
 def _check_cidr(key: str, value: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from fimbria.agent.options import (
+from fimbria.sources.options import (
     CHOICES,
     FIELDS,
     Config,
