@@ -1,0 +1,1 @@
+"""The CNI plugin that container runtimes execute, and its installation."""
