@@ -152,7 +152,7 @@ def plain(key: str, value: object) -> str:
     """Return a YAML value as the text that a ConfigMap would hold."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ",".join(str(item) for item in cast("list[object]", value))
     if value is None:
         return ""

@@ -1,0 +1,1 @@
+"""The cluster's operator: pod CIDRs, garbage collection, one at a time by a lease."""
