@@ -186,7 +186,7 @@ def _check_cidr(key: str, value: str) -> None:
         network = ip_network(value)
     except ValueError as error:
         raise ConfigError(key, f"{value!r} is no CIDR: {error}") from error
-    if key.startswith("ipv4") != (network.version == 4):
+    if ("ipv4" in key) != (network.version == 4):
         raise ConfigError(key, f"{value} is of the other address family")
 
 
