@@ -1,0 +1,380 @@
+"""HTTP: from a request to the registry and back.
+
+`Api.handle` is the only entry. It authenticates, answers the paths that are about the server
+itself, and dispatches the rest by method and subresource (`subresources.py`). Writes are
+transactions of the registry; the answer goes out when they are on disk. Lists are joins of stored
+bytes; watches are in `watch.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from fimbria.apiserver import discovery, errors, openapi, subresources, tables, watch
+from fimbria.apiserver.entry import Entry, Object, encode
+from fimbria.apiserver.errors import ApiError
+from fimbria.apiserver.options import (
+    ListOptions,
+    continue_token,
+    delete_options,
+    dry_run,
+    list_options,
+)
+from fimbria.apiserver.patch import json_patch, merge_patch
+from fimbria.apiserver.reviews import answer
+from fimbria.apiserver.routes import Target, parse
+from fimbria.apiserver.selectors import Matcher, matcher
+from fimbria.apiserver.strategic import strategic_merge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fimbria.apiserver.auth import Authenticator
+    from fimbria.apiserver.registry import Registry
+
+MAX_BODY = 3 * 1024 * 1024
+"""Bytes of a request body, as in Kubernetes."""
+
+_JSON = "application/json"
+_AGGREGATED = "application/json;g=apidiscovery.k8s.io;v={};as=APIGroupDiscoveryList"
+_HEALTH = frozenset({"healthz", "livez", "readyz"})
+log = logging.getLogger(__name__)
+
+
+class Api:
+    """The API over one registry."""
+
+    def __init__(self, registry: Registry, auth: Authenticator, now: Callable[[], float]) -> None:
+        """`now` gives the time as seconds since the epoch (for ages in tables)."""
+        self._registry = registry
+        self._store = registry.store
+        self._auth = auth
+        self._now = now
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; failures become Status documents."""
+        try:
+            return await self._dispatch(request)
+        except ApiError as error:
+            return _json(encode(error.status()), error.code)
+        except web.HTTPRequestEntityTooLarge:
+            error = ApiError(413, "RequestEntityTooLarge", f"the limit is {MAX_BODY} bytes")
+            return _json(encode(error.status()), 413)
+        except RecursionError:
+            error = errors.bad_request("the document is nested too deeply")
+            return _json(encode(error.status()), 400)
+        except Exception as failure:
+            log.exception("%s %s", request.method, request.path)
+            error = ApiError(500, "InternalError", f"Internal error: {failure!r}")
+            return _json(encode(error.status()), 500)
+
+    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+        head = request.path.split("/", 2)[1]
+        if head in _HEALTH:
+            return web.Response(text="ok")
+        user = self._auth.user(request)
+        if head == "version":
+            return _json(encode(discovery.VERSION))
+        if head == "openapi":
+            return self._openapi(request)
+        if head not in ("api", "apis"):
+            raise errors.no_such_path(request.path)
+        if request.path.rstrip("/").count("/") == 1:
+            return _discover(request, core=head == "api")
+        if head == "apis" and request.path.rstrip("/").count("/") == 2:
+            group = request.path.rstrip("/").rpartition("/")[2]
+            return _found(discovery.api_group(group), request.path)
+        target = parse(request.path)
+        if not isinstance(target, Target):
+            return _found(discovery.api_resource_list(*target), request.path)
+        if target.review:
+            if request.method != "POST":
+                raise errors.method_not_allowed(request.method, request.path)
+            document = answer(target.resource, await _document(request), user)
+            return _json(encode(document), 201)
+        return await self._resource(request, target)
+
+    async def _resource(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
+        if target.subresource not in ("", "status"):
+            return await self._subresource(request, target)
+        if target.subresource and not target.resource.status:
+            raise errors.no_such_path(request.path)
+        match request.method, bool(target.name):
+            case "GET" | "HEAD", False:
+                return await self._list(request, target)
+            case "GET" | "HEAD", True:
+                return await self._get(request, target)
+            case "POST", False:
+                return await self._create(request, target)
+            case "PUT", True:
+                document = await _document(request)
+                return await self._write(request, target, lambda _: document)
+            case "PATCH", True:
+                return await self._write(request, target, await _patch(request, target))
+            case "DELETE", True if not target.subresource:
+                return await self._delete(request, target)
+            case "DELETE", False:
+                return await self._delete_collection(request, target)
+            case _:
+                raise errors.method_not_allowed(request.method, request.path)
+
+    # Reading -----------------------------------------------------------------
+
+    async def _get(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
+        if "watch" in request.query and list_options(request.query).watch:
+            raise errors.bad_request("watch lists, with a fieldSelector metadata.name=NAME")
+        entry = self._registry.find(target.resource, target.namespace, target.name)
+        await self._store.committed(entry.rv)
+        return _json(self._render(request, target)(entry))
+
+    async def _list(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
+        options = list_options(request.query)
+        match = matcher(target.resource, options.labels, options.fields)
+        if options.watch:
+            return await self._watch(request, target, options, match)
+        store, resource = self._store, target.resource
+        version = store.revision
+        if options.exact and options.version:
+            version = options.version
+        entries = store.entries(resource, target.namespace, version)
+        await store.committed(min(version, store.revision))
+        if options.start:
+            start = options.start
+            entries = [entry for entry in entries if (entry.namespace, entry.name) > start]
+        if match:
+            entries = [entry for entry in entries if match(entry)]
+        metadata: Object = {"resourceVersion": str(version)}
+        if options.limit and len(entries) > options.limit:
+            metadata["remainingItemCount"] = len(entries) - options.limit
+            entries = entries[: options.limit]
+            metadata["continue"] = continue_token(version, entries[-1])
+        form = _form(request)
+        if form == "Table":
+            include = request.query.get("includeObject", "Metadata")
+            return _json(encode(tables.table(resource, entries, metadata, include, self._now())))
+        kind, api_version = f"{resource.kind}List", resource.api_version
+        items = [entry.raw for entry in entries]
+        if form == "PartialObjectMetadata":
+            kind, api_version = "PartialObjectMetadataList", "meta.k8s.io/v1"
+            items = [encode(tables.partial(entry.decode())) for entry in entries]
+        opening = encode({"kind": kind, "apiVersion": api_version, "metadata": metadata})
+        return _json(b'%s,"items":[%s]}\n' % (opening[:-1], b",".join(items)))
+
+    async def _watch(
+        self,
+        request: web.BaseRequest,
+        target: Target,
+        options: ListOptions,
+        match: Matcher | None,
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": _JSON})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        render = self._render(request, target)
+        chunks = watch.stream(
+            self._store, target.resource, target.namespace, options, match, render
+        )
+        try:
+            async for chunk in chunks:
+                await response.write(chunk)
+            await response.write_eof()
+        except ConnectionResetError:
+            log.debug("watch of %s: the client went away", target.resource.key)
+        return response
+
+    def _render(self, request: web.BaseRequest, target: Target) -> watch.Render:
+        """How the client wants single objects."""
+        match _form(request):
+            case "Table":
+                include = request.query.get("includeObject", "Metadata")
+
+                def as_table(entry: Entry) -> bytes:
+                    metadata = {"resourceVersion": str(entry.rv)}
+                    return encode(
+                        tables.table(target.resource, [entry], metadata, include, self._now())
+                    )
+
+                return as_table
+            case "PartialObjectMetadata":
+                return lambda entry: encode(tables.partial(entry.decode()))
+            case _:
+                return lambda entry: entry.raw
+
+    # Writing -----------------------------------------------------------------
+
+    async def _create(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
+        document = await _document(request)
+        namespace = target.namespace
+        if target.resource.namespaced and not namespace:
+            raise errors.bad_request("an object of this kind is created in a namespace")
+        dry = dry_run(request.query)
+        body = self._registry.create(target.resource, namespace, document, dry_run=dry)
+        await self._store.committed()
+        return _json(body, 201)
+
+    async def _write(
+        self, request: web.BaseRequest, target: Target, change: Callable[[Object], Any]
+    ) -> web.StreamResponse:
+        """Update with what `change` makes of the current object."""
+        current = self._registry.find(target.resource, target.namespace, target.name).decode()
+        document = change(current)
+        if not isinstance(document, dict):
+            raise errors.bad_request("the result is not an object")
+        body = self._registry.update(
+            target.resource,
+            target.namespace,
+            target.name,
+            document,  # pyright: ignore[reportUnknownArgumentType] - decoded JSON
+            status=target.subresource == "status",
+            dry_run=dry_run(request.query),
+        )
+        await self._store.committed()
+        return _json(body)
+
+    async def _delete(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
+        options = delete_options(request.query, await _document(request, optional=True))
+        entry = self._registry.find(target.resource, target.namespace, target.name)
+        body, gone = self._registry.delete(target.resource, target.namespace, target.name, options)
+        await self._store.committed()
+        if not gone:
+            return _json(body)
+        details = {"name": entry.name, "group": target.resource.group,
+                   "kind": target.resource.plural, "uid": entry.uid}  # fmt: skip
+        status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+                  "details": details}  # fmt: skip
+        return _json(encode(status))
+
+    async def _delete_collection(
+        self, request: web.BaseRequest, target: Target
+    ) -> web.StreamResponse:
+        options = delete_options(request.query, await _document(request, optional=True))
+        selection = list_options(request.query)
+        match = matcher(target.resource, selection.labels, selection.fields)
+        bodies: list[bytes] = []
+        for entry in self._store.entries(target.resource, target.namespace):
+            if self._store.get(target.resource, entry.namespace, entry.name) is None:
+                continue
+            if match is None or match(entry):
+                bodies.append(
+                    self._registry.delete(target.resource, entry.namespace, entry.name, options)[0]
+                )
+        await self._store.committed()
+        opening = encode(
+            {
+                "kind": f"{target.resource.kind}List",
+                "apiVersion": target.resource.api_version,
+                "metadata": {"resourceVersion": str(self._store.revision)},
+            }
+        )
+        return _json(b'%s,"items":[%s]}\n' % (opening[:-1], b",".join(bodies)))
+
+    async def _subresource(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
+        change = None
+        if request.method == "PATCH":
+            change = await _patch(request, target)
+        elif request.method in ("PUT", "POST"):
+            document = await _document(request, optional=request.method == "POST")
+
+            def replace(_: Object) -> Any:
+                return document
+
+            change = replace
+        code, body = subresources.serve(
+            self._registry, target, request.method, change, dry_run(request.query)
+        )
+        await self._store.committed()
+        return _json(body, code)
+
+    def _openapi(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.path.rstrip("/").removeprefix("/openapi/")
+        if path == "v2":
+            if "protobuf" in request.headers.get("Accept", ""):
+                headers = {"Content-Type": openapi.PROTOBUF}
+                return web.Response(body=openapi.v2_protobuf(), headers=headers)
+            return _json(openapi.v2_json())
+        if path == "v3":
+            return _json(encode(openapi.v3_index()))
+        if body := openapi.v3(path.removeprefix("v3/")):
+            return _json(body)
+        raise errors.no_such_path(request.path)
+
+
+def _discover(request: web.BaseRequest, *, core: bool) -> web.Response:
+    accept = request.headers.get("Accept", "")
+    if "as=APIGroupDiscoveryList" in accept:
+        version = "v2" if "v=v2;" in accept or "v=v2," in accept else "v2beta1"
+        document = discovery.aggregated(core, version)
+        headers = {"Content-Type": _AGGREGATED.format(version)}
+        return web.Response(body=encode(document), headers=headers)
+    return _json(encode(discovery.api_versions() if core else discovery.api_group_list()))
+
+
+def _found(document: Object | None, path: str) -> web.Response:
+    if document is None:
+        raise errors.no_such_path(path)
+    return _json(encode(document))
+
+
+def _json(body: bytes, code: int = 200) -> web.Response:
+    return web.Response(body=body, status=code, headers={"Content-Type": _JSON})
+
+
+def _form(request: web.BaseRequest) -> str:
+    """The first form in Accept that this server gives: Table, PartialObjectMetadata or ''."""
+    for choice in request.headers.get("Accept", "").split(","):
+        if "json" in choice or "*" in choice:
+            if "as=Table" in choice and "v=v1" in choice.replace("v=v1beta1", ""):
+                return "Table"
+            if "as=PartialObjectMetadata" in choice:
+                return "PartialObjectMetadata"
+            if "as=" not in choice:
+                return ""
+    return ""
+
+
+async def _decoded(request: web.BaseRequest) -> Any:
+    try:
+        return msgspec.json.decode(await request.read())
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise errors.bad_request(f"the body is not JSON: {error}") from None
+
+
+async def _document(request: web.BaseRequest, *, optional: bool = False) -> Object:
+    """The body as an object; with `optional`, an empty one stands for {}."""
+    if not request.body_exists or (optional and not await request.read()):
+        if optional:
+            return {}
+        raise errors.bad_request("the body is missing")
+    if request.content_type not in (_JSON, "application/octet-stream"):
+        raise errors.unsupported_media(f"{request.content_type}: this server takes {_JSON}")
+    document = await _decoded(request)
+    if not isinstance(document, dict):
+        raise errors.bad_request("the body is not a JSON object")
+    return document  # pyright: ignore[reportUnknownVariableType] - decoded JSON
+
+
+async def _patch(request: web.BaseRequest, target: Target) -> Callable[[Object], Any]:
+    """The body as a function from the current object to the patched one."""
+    form = request.content_type
+    if form == "application/apply-patch+yaml":
+        raise errors.unsupported_media(
+            "server-side apply is not supported by the embedded API server; "
+            "use kubectl apply without --server-side"
+        )
+    if form == "application/strategic-merge-patch+json" and not target.resource.strategic:
+        raise errors.unsupported_media(
+            f"{target.resource.kind} is a custom resource: use application/merge-patch+json"
+        )
+    functions: dict[str, Callable[[Any, Any], Any]] = {
+        "application/json-patch+json": json_patch,
+        "application/merge-patch+json": merge_patch,
+        "application/strategic-merge-patch+json": strategic_merge,
+    }
+    if form not in functions:
+        raise errors.unsupported_media(f"{form}: patch types are {', '.join(functions)}")
+    patch = await _decoded(request)
+    return lambda current: functions[form](current, patch)
