@@ -1,8 +1,8 @@
 """What can go wrong at the kernel's door, as types and predicates instead of strings to match.
 
-Every failed bpf(2) call is a `BpfError`, which is an OSError with its errno, so that callers ask
-`is_not_found(error)` rather than compare numbers. The loader's errors say which file, map or
-program, and what differs.
+Every failed bpf(2) call is a `BpfError`, every refused netlink request a `NetlinkError`; both are
+OSErrors with their errno, so that callers ask `is_not_found(error)` rather than compare numbers.
+The loader's errors say which file, map or program, and what differs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,16 @@ class BpfError(OSError):
         super().__init__(number, f"{what}: {reason}")
         self.what = what
         self.log = ""
+
+
+class NetlinkError(OSError):
+    """A change or question that the kernel's routing tables refused, with the kernel's reason."""
+
+    def __init__(self, number: int, what: str, reason: str) -> None:
+        detail = f" ({reason})" if reason else ""
+        super().__init__(number, f"{what}: {os.strerror(number)}{detail}")
+        self.what = what
+        self.reason = reason
 
 
 class ObjectError(Exception):
@@ -83,8 +93,8 @@ class UnsupportedKernel(Exception):
 
 
 def is_not_found(error: BaseException) -> bool:
-    """True for ENOENT: no such key, pin, id or program."""
-    return isinstance(error, OSError) and error.errno == errno.ENOENT
+    """True for ENOENT (no such key, pin, id, rule) and ESRCH (no such route)."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESRCH)
 
 
 def is_exists(error: BaseException) -> bool:

@@ -1,0 +1,145 @@
+"""Programs on devices, by TCX links that are pinned.
+
+The pin is what keeps a program attached, so nothing that forwards depends on a process. Replacing
+a program is one step on the same link: no packet sees the device without one. An ifindex means a
+device of the calling thread's namespace, so callers are in the node's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from fimbria.kernel import bpf
+from fimbria.kernel.bpf import AttachType, BpfError, is_not_found
+from fimbria.kernel.errors import UnsupportedKernel
+from fimbria.kernel.syscall import kernel_release
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Side(StrEnum):
+    """Where on a device: packets that come out of it (ingress), or go into it (egress)."""
+
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+class Outcome(StrEnum):
+    """What `attach` had to do."""
+
+    UNCHANGED = "unchanged"
+    UPDATED = "updated"
+    CREATED = "created"
+
+
+_TYPES = {Side.INGRESS: AttachType.TCX_INGRESS, Side.EGRESS: AttachType.TCX_EGRESS}
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A pinned link as found: device (0 when it is gone), side, and program id."""
+
+    ifindex: int
+    side: Side
+    prog_id: int
+
+
+def attach(prog_fd: int, ifindex: int, side: Side, pin: Path) -> Outcome:
+    """Sees to it that the program is attached to that side of the device, pinned at `pin`.
+
+    A pinned link that is alive on that device is updated in one step; one whose device is gone,
+    or another, is removed. Raises BpfError (is_gone if there is no such device), and
+    UnsupportedKernel where there is no TCX.
+    """
+    found = inspect(pin)
+    if found is not None and (found.ifindex, found.side) == (ifindex, side):
+        if found.prog_id == bpf.prog_info(prog_fd).id:
+            return Outcome.UNCHANGED
+        link = bpf.open_pin(pin)
+        try:
+            bpf.link_update(link, prog_fd)
+            return Outcome.UPDATED
+        except BpfError as error:
+            if error.errno != errno.ENOLINK:  # gone since we looked: make a new one
+                raise
+        finally:
+            os.close(link)
+    detach(pin)
+    link = _create(prog_fd, ifindex, side)
+    try:
+        bpf.pin(link, pin)
+    finally:
+        os.close(link)
+    return Outcome.CREATED
+
+
+def inspect(pin: Path) -> Attached | None:
+    """What is pinned there; None if nothing is, or it is no TCX link."""
+    try:
+        link = bpf.open_pin(pin)
+    except BpfError as error:
+        if is_not_found(error):
+            return None
+        raise
+    try:
+        info = bpf.link_info(link)
+    finally:
+        os.close(link)
+    if info.type != bpf.LINK_TYPE_TCX:
+        return None
+    side = Side.INGRESS if info.attach_type == AttachType.TCX_INGRESS else Side.EGRESS
+    return Attached(info.ifindex, side, info.prog_id)
+
+
+def detach(pin: Path) -> bool:
+    """Detaches at once and removes the pin; False if there was none."""
+    try:
+        link = bpf.open_pin(pin)
+    except BpfError as error:
+        if is_not_found(error):
+            return False
+        raise
+    try:
+        bpf.link_detach(link)
+    except BpfError as error:
+        if error.errno != errno.ENOLINK:  # its device is gone, and the attachment with it
+            raise
+    finally:
+        os.close(link)
+    return bpf.unpin(pin)
+
+
+def remove_stale(pins: Path) -> list[str]:
+    """Removes the pins of links whose device is gone; their names."""
+    gone: list[str] = []
+    for entry in sorted(pins.iterdir()):
+        found = inspect(entry)
+        if found is not None and found.ifindex == 0:
+            bpf.unpin(entry)
+            gone.append(entry.name)
+    return gone
+
+
+def require_tcx(prog_fd: int) -> None:
+    """Raises UnsupportedKernel if the kernel has no TCX: asked for before anything is built."""
+    try:
+        os.close(_create(prog_fd, 0x7FFFFFFF, Side.INGRESS))
+    except BpfError as error:
+        if error.errno != errno.ENODEV:  # no such device is the answer of a kernel that has it
+            raise
+
+
+def _create(prog_fd: int, ifindex: int, side: Side) -> int:
+    try:
+        return bpf.link_create(prog_fd, ifindex, _TYPES[side])
+    except BpfError as error:
+        if error.errno == errno.EINVAL:
+            raise UnsupportedKernel(
+                f"TCX is refused by this kernel ({kernel_release()}): 6.6 or newer is needed"
+            ) from error
+        raise
