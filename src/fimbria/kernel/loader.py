@@ -44,7 +44,15 @@ if TYPE_CHECKING:
     from fimbria.kernel.objectfile import Constant
     from fimbria.kernel.relocate import Code
 
-__all__ = ["LoadedObject", "Program", "identity", "load_object", "loaded_identity", "objects_dir"]
+__all__ = [
+    "LoadedObject",
+    "Program",
+    "identity",
+    "load_object",
+    "loaded_identity",
+    "objects_dir",
+    "open_current",
+]
 
 _IDENTITY = "ro."
 _LOG_SIZE = 4 << 20
