@@ -82,6 +82,11 @@ def detail_lines(event: Document) -> list[str]:
     return lines
 
 
+def explained_lines(event: Document) -> list[str]:
+    """Return an event with everything that is known about it."""
+    return [event_line(event), *detail_lines(event)]
+
+
 def explanation(event: Document) -> str:
     """Return which rule of which policy decided, or why none did; empty for plain traces."""
     rule = part(event, "explanation")
