@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from fimbria.apiserver import discovery, errors, openapi, subresources, tables, watch
+from fimbria.apiserver import (
+    discovery,
+    errors,
+    openapi,
+    protobuf,
+    subresources,
+    tables,
+    watch,
+)
 from fimbria.apiserver.entry import Entry, Object, encode
 from fimbria.apiserver.errors import ApiError
 from fimbria.apiserver.options import (
@@ -349,6 +357,8 @@ async def _document(request: web.BaseRequest, *, optional: bool = False) -> Obje
         if optional:
             return {}
         raise errors.bad_request("the body is missing")
+    if request.content_type == protobuf.CONTENT_TYPE:
+        return protobuf.decode(await request.read())
     if request.content_type not in (_JSON, "application/octet-stream"):
         raise errors.unsupported_media(f"{request.content_type}: this server takes {_JSON}")
     document = await _decoded(request)

@@ -8,6 +8,7 @@ told to stop (SIGTERM, SIGINT).
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import secrets
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
     from pathlib import Path
+
+    from aiohttp import StreamReader
+    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.http import RawRequestMessage
 
 SHUTDOWN_SECONDS = 0.5
 """How long connections may take to end when the server stops; watches end at once."""
@@ -126,8 +131,16 @@ async def _serve_until_stopped(
         await runner.cleanup()
 
 
-def _request(*parts: web.BaseRequest) -> web.BaseRequest:
-    return web.BaseRequest(*parts, loop=asyncio.get_running_loop(), client_max_size=MAX_BODY)
+def _request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> web.BaseRequest:
+    """A request whose body may be as large as the API allows."""
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY)
 
 
 def _credentials(config: ApiServerConfig, sockets: list[socket.socket]) -> _Credentials:
@@ -153,8 +166,6 @@ def _credentials(config: ApiServerConfig, sockets: list[socket.socket]) -> _Cred
 
 def _kubeconfig(url: str, credentials: _Credentials) -> bytes:
     """A kubeconfig for the first listener. JSON is YAML, and needs no library."""
-    import base64
-
     cluster = {"server": url}
     if credentials.authority:
         cluster["certificate-authority-data"] = base64.b64encode(credentials.authority).decode()

@@ -15,7 +15,8 @@ from fimbria.apiserver.entry import Object, encode
 from fimbria.apiserver.resources import RESOURCES, Resource
 from fimbria.apiserver.schema import ANY, INT_OR_STRING, METADATA, SCHEMAS, Enum, Int, Schema
 
-PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+# Asked for with an @ before v1.0, which clients refuse as malformed in an answer.
+PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 _PARAMETERS = ("dryRun", "fieldManager", "fieldValidation", "force")
 _NAMES: dict[type, str] = {
     str: "string",
