@@ -10,11 +10,13 @@ of Kubernetes' `generated.proto` files.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fimbria.apiserver.errors import bad_request, unsupported_media
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CONTENT_TYPE = "application/vnd.kubernetes.protobuf"
 _MAGIC = b"k8s\0"
@@ -157,7 +159,7 @@ def decode(body: bytes) -> dict[str, Any]:
     )
     try:
         document = _message(raw, table, kind, 0)
-    except (ValueError, IndexError, TypeError, OverflowError):
+    except (ValueError, IndexError, TypeError, AttributeError, OverflowError, OSError):
         raise bad_request(f"the protobuf of {kind} is malformed") from None
     return {"apiVersion": api_version, "kind": kind, **document}
 
@@ -225,7 +227,7 @@ def _message(data: bytes, table: _Table, path: str, depth: int) -> dict[str, Any
 
 def _value(content: Any, kind: Any, path: str, depth: int) -> Any:
     if isinstance(kind, dict):
-        return _message(content, kind, path, depth + 1)
+        return _message(content, cast("_Table", kind), path, depth + 1)
     return _SCALARS[kind](content)
 
 
