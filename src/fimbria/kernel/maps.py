@@ -136,11 +136,15 @@ class BpfMap:
         buffer = readable(self._checked(value))
         self._elem(Cmd.MAP_UPDATE_ELEM, key, address(buffer), mode)
 
-    def put_map(self, key: bytes, inner: BpfMap) -> None:
-        """Lets an element of a map of maps refer to `inner`."""
-        self.put(key, struct.pack("=I", inner.fd))
+    def put_maps(self, inner: Mapping[bytes, Self]) -> None:
+        """Lets elements of a map of maps refer to maps.
 
-    def get_map(self, key: bytes) -> BpfMap | None:
+        The kernel waits until no program uses what was replaced, about 8 ms, but once per call
+        and not per element: set together what changes together.
+        """
+        self.put_many({key: struct.pack("=I", held.fd) for key, held in inner.items()})
+
+    def get_map(self, key: bytes) -> Self | None:
         """Opens the inner map that an element of a map of maps refers to."""
         raw = self.get(key)
         return None if raw is None else type(self).by_id(struct.unpack("=I", raw)[0])
