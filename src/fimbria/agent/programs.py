@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fimbria.agent.devices import NodeDevices
-    from fimbria.kernel.maps import BpfMap
     from fimbria.sources.options import Config
 
 log = logging.getLogger(__name__)
@@ -98,7 +97,6 @@ class Programs:
         self, pins: Pins, constants: Mapping[str, int | bytes], map_sizes: Mapping[str, int]
     ) -> None:
         self.pins = pins
-        self.maps: dict[str, BpfMap] = {}
         self.kept_sizes: dict[str, tuple[int, int]] = {}
         self._constants = dict(constants)
         self._map_sizes = dict(map_sizes)
@@ -130,7 +128,6 @@ class Programs:
             bpf.pin(self._fds[name], pin)
             loaded.close()
             fresh.append(name)
-        self._open_maps()
         return fresh
 
     def attach(self, hook: Hook) -> Outcome:
@@ -153,18 +150,8 @@ class Programs:
                 log.info("link %s: no longer wanted", entry.name)
                 detach(entry)
 
-    def _open_maps(self) -> None:
-        from fimbria.kernel.maps import BpfMap
-
-        for entry in self.pins.maps.iterdir():
-            if entry.name not in self.maps:
-                self.maps[entry.name] = BpfMap.open(entry)
-
     def close(self) -> None:
         """Close the descriptors; everything pinned goes on."""
         for fd in self._fds.values():
             os.close(fd)
-        for held in self.maps.values():
-            held.close()
         self._fds.clear()
-        self.maps.clear()
