@@ -1,0 +1,210 @@
+"""Tell the cluster about this node: objects are sent when they changed, and again if that failed.
+
+A pod's ADD does not wait for its CiliumEndpoint: the endpoint is marked dirty, and a controller
+sends what is dirty, several at a time. What was sent is remembered, so nothing is sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+from fimbria.agent import objects
+from fimbria.sources.errors import (
+    KubeError,
+    KubeUnreachable,
+    is_already_exists,
+    is_conflict,
+    is_not_found,
+)
+from fimbria.sources.resources import (
+    CILIUM_ENDPOINTS,
+    CILIUM_NODES,
+    EVENTS,
+    CiliumNode,
+    Document,
+    Resource,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fimbria.sources.kube import KubeClient
+
+PARALLEL = 8
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+
+
+class EndpointPublisher:
+    """Keeps this node's CiliumEndpoints as they should be.
+
+    `wanted` gives the document of a (namespace, pod), None if it should not be; `published` are the
+    uids of this node's CiliumEndpoints in the API, as the watch tells them.
+    """
+
+    def __init__(self, client: KubeClient, wanted: Callable[[Key], Document | None]) -> None:
+        self.published: dict[Key, str] = {}
+        self._client = client
+        self._wanted = wanted
+        self._sent: dict[Key, Document] = {}
+        self._dirty: set[Key] = set()
+        self.trigger: Callable[[], None] = lambda: None
+
+    def mark(self, key: Key) -> None:
+        """Look at this endpoint's object soon."""
+        self._dirty.add(key)
+        self.trigger()
+
+    def forget(self, key: Key) -> None:
+        """The object was changed or removed by somebody else: send it again if it is wanted."""
+        self._sent.pop(key, None)
+        self.mark(key)
+
+    async def run(self) -> None:
+        """Send what is dirty; raises the last error, what failed stays dirty."""
+        limit = asyncio.Semaphore(PARALLEL)
+        failed: list[Exception] = []
+
+        async def one(key: Key) -> None:
+            async with limit:
+                try:
+                    await self._sync(key)
+                except (KubeError, KubeUnreachable) as error:
+                    self._dirty.add(key)
+                    failed.append(error)
+
+        keys, self._dirty = self._dirty, set()
+        async with asyncio.TaskGroup() as group:
+            for key in keys:
+                group.create_task(one(key))
+        if failed:
+            raise failed[-1]
+
+    async def _sync(self, key: Key) -> None:
+        namespace, name = key
+        document = self._wanted(key)
+        if document is None:
+            await self._remove(key)
+            return
+        if self._sent.get(key) == document:
+            return
+        try:
+            if key in self._sent or key in self.published:
+                await self._client.patch(CILIUM_ENDPOINTS, name, document, namespace)
+            else:
+                await self._create(key, document)
+        except KubeError as error:
+            if not is_not_found(error):
+                raise
+            if key not in self._sent and key not in self.published:
+                return  # the pod's namespace is gone, and the pod is about to be
+            await self._create(key, document)
+        self._sent[key] = document
+
+    async def _create(self, key: Key, document: Document) -> None:
+        try:
+            made = await self._client.create(CILIUM_ENDPOINTS, document, key[0])
+            self.published[key] = made.metadata.uid
+        except KubeError as error:
+            if not is_already_exists(error):
+                raise
+            # Left by a pod of the same name, here or on another node; ours is the living one.
+            await self._client.patch(CILIUM_ENDPOINTS, key[1], document, key[0])
+
+    async def _remove(self, key: Key) -> None:
+        self._sent.pop(key, None)
+        uid = self.published.pop(key, None)
+        if uid is None:
+            return
+        try:
+            await self._client.delete(CILIUM_ENDPOINTS, key[1], key[0], uid=uid)
+        except KubeError as error:
+            if not (is_not_found(error) or is_conflict(error)):
+                self.published[key] = uid
+                raise
+        except KubeUnreachable:
+            self.published[key] = uid
+            raise
+
+
+async def publish_node(
+    client: KubeClient, name: str, spec: Document, current: CiliumNode | None
+) -> CiliumNode | None:
+    """Create this node's CiliumNode, or bring our part of it up to date.
+
+    Returns the object as it is now, or None if it was as it should be.
+    """
+    if current is not None and _addresses(current) == spec["addresses"]:
+        return None
+    try:
+        return await client.patch(CILIUM_NODES, name, {"spec": spec})
+    except KubeError as error:
+        if not is_not_found(error):
+            raise
+    try:
+        return await client.create(CILIUM_NODES, {"metadata": {"name": name}, "spec": spec})
+    except KubeError as error:
+        if not is_already_exists(error):
+            raise
+        return await client.patch(CILIUM_NODES, name, {"spec": spec})
+
+
+def _addresses(node: CiliumNode) -> list[dict[str, str]]:
+    return [{"type": one.type, "ip": one.ip} for one in node.spec.addresses or []]
+
+
+class PolicyStatusPublisher:
+    """Writes into each policy's status whether it is enforced, and an Event where it is refused."""
+
+    def __init__(self, client: KubeClient, now: Callable[[], float]) -> None:
+        self._client = client
+        self._now = now
+        self._pending: dict[tuple[str, Key], tuple[Resource[Document], Document, str]] = {}
+        self.trigger: Callable[[], None] = lambda: None
+
+    def report(self, resource: Resource[Document], policy: Document, refusal: str) -> None:
+        """Have a policy's status say `refusal`, or that it is valid if that is empty."""
+        meta = policy["metadata"]
+        key = (resource.plural, (meta.get("namespace") or "", meta["name"]))
+        self._pending[key] = (resource, policy, refusal)
+        self.trigger()
+
+    async def run(self) -> None:
+        """Send what is pending; what failed stays pending."""
+        pending, self._pending = self._pending, {}
+        while pending:
+            key, (resource, policy, refusal) = pending.popitem()
+            try:
+                await self._one(resource, policy, refusal)
+            except (KubeError, KubeUnreachable) as error:
+                if isinstance(error, KubeError) and is_not_found(error):
+                    continue
+                self._pending = {**pending, key: (resource, policy, refusal), **self._pending}
+                raise
+
+    async def _one(self, resource: Resource[Document], policy: Document, refusal: str) -> None:
+        meta = policy["metadata"]
+        namespace = meta.get("namespace")
+        if refusal:
+            event = objects.refusal_event(policy, refusal, self._now())
+            try:
+                await self._client.create(EVENTS, event, event["metadata"]["namespace"])
+            except KubeError as error:
+                if not is_already_exists(error):
+                    raise
+        if resource.group != "cilium.io":
+            return  # NetworkPolicy has no status
+        status: Any = policy.get("status")
+        found: Any = (
+            cast("Document", status).get("conditions") if isinstance(status, dict) else None
+        )
+        conditions = cast("list[Document]", found) if isinstance(found, list) else []
+        message = refusal or "Policy validation succeeded"
+        changed = objects.condition(conditions, not refusal, message, self._now())
+        if changed is not None:
+            body = {"status": {"conditions": changed}}
+            await self._client.patch(resource, meta["name"], body, namespace, subresource="status")
