@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +15,7 @@ from fimbria.cli.output import Format, Table, emit
 from fimbria.cli.target import Target, agent_command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fimbria.connectivity.cluster import Cluster
     from fimbria.connectivity.model import Scenario
@@ -83,9 +83,13 @@ def test(
         raise SystemExit(1)
 
 
-def _progress(form: Format) -> Any:
+def _progress(form: Format) -> Callable[[str], None]:
     """Return what prints progress: to standard error if standard output is for a document."""
-    return lambda text: click.echo(text, err=form is not Format.TABLE)
+
+    def say(text: str) -> None:
+        click.echo(text, err=form is not Format.TABLE)
+
+    return say
 
 
 async def _run(
@@ -95,7 +99,7 @@ async def _run(
     namespace: str,
     image: str,
     keep: bool,
-    say: Any,
+    say: Callable[[str], None],
 ) -> list[ScenarioResult]:
     from fimbria.cli import connectivity_lab, monitortext
     from fimbria.connectivity import report
@@ -108,7 +112,7 @@ async def _run(
         cluster = (
             connectivity_lab.open_lab(target.lab)
             if target.lab
-            else await _open_cluster(kubeconfig or os.environ.get("KUBECONFIG"))
+            else await _open_cluster(_kubeconfig(kubeconfig))
         )
         async with cluster.api:
             say(f"✨ [{cluster.name}] deploying the pods in {namespace}")
@@ -124,17 +128,23 @@ async def _run(
         raise CliError(str(error)) from error
 
 
-async def _open_cluster(kubeconfig: str | None) -> Cluster:
+async def _open_cluster(path: Path) -> Cluster:
     from fimbria.connectivity.cluster import KubectlCluster
     from fimbria.sources.kube import KubeClient
 
-    path = Path(kubeconfig).expanduser() if kubeconfig else Path.home() / ".kube" / "config"
-    if not path.exists():
-        raise CliError(
-            f"{path} does not exist: name a cluster with --lab NAME or --kubeconfig PATH"
-        )
     cluster = KubectlCluster(
         path.name, KubeClient.from_kubeconfig(path), ["kubectl", f"--kubeconfig={path}"]
     )
     await cluster.find_agents()
     return cluster
+
+
+def _kubeconfig(given: str | None) -> Path:
+    """Return the kubeconfig to use: the option's, KUBECONFIG's, or the user's own."""
+    named = given or os.environ.get("KUBECONFIG")
+    path = Path(named).expanduser() if named else Path.home() / ".kube" / "config"
+    if not path.exists():
+        raise CliError(
+            f"{path} does not exist: name a cluster with --lab NAME or --kubeconfig PATH"
+        )
+    return path

@@ -66,12 +66,8 @@ class Target:
 
 
 def agent_command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `--socket`, `--lab` and `-o`; call it with `target` and `form` first."""
+    """Give a command `--socket`, `--lab` and `-o`; call it with target and form first."""
 
-    @click.option("--socket", metavar="PATH", help="The agent's socket.")
-    @click.option("--lab", metavar="NAME[/NODE]", help="A lab's node instead.")
-    @format_option
-    @click.pass_context
     def command(
         ctx: click.Context, socket: str | None, lab: str | None, form: Format, **kwargs: Any
     ) -> Any:
@@ -84,7 +80,19 @@ def agent_command(function: Callable[..., Any]) -> Callable[..., Any]:
             target = replace(target, lab=lab, socket=None)
         return ctx.invoke(function, target, form, **kwargs)
 
-    return update_wrapper(command, function)
+    # Options hang on the function's __dict__, which update_wrapper copies: ours come afterwards.
+    wrapped = click.pass_context(update_wrapper(command, function))
+    for option in (
+        click.option("--lab", metavar="NAME[/NODE]", help="A lab's node instead."),
+        click.option("--socket", metavar="PATH", help="The agent's socket."),
+        format_option,
+    ):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def _as_format(ctx: click.Context, parameter: click.Parameter, value: str) -> Format:
+    return Format(value)
 
 
 def format_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,8 +101,9 @@ def format_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "-o",
         "--output",
         "form",
-        type=click.Choice(Format),
-        default=Format.TABLE,
+        type=click.Choice([str(one) for one in Format]),
+        callback=_as_format,
+        default=str(Format.TABLE),
         show_default=True,
         help="How to print.",
     )(function)

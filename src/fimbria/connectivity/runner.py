@@ -99,13 +99,14 @@ class Runner:
         await self._label(step.labels)
         try:
             await self._enforce(step.policies)
+            earlier = await self._events()
             by_source: dict[str, list[Action]] = {}
             for action in wanted:
                 by_source.setdefault(action.source, []).append(action)
             answers = await asyncio.gather(
                 *(self._attempt(source, listed) for source, listed in by_source.items())
             )
-            events = await self._events()
+            events = new_events(earlier, await self._events())
             return [
                 judge(action, result, self._spots, events)
                 for listed, results in zip(by_source.values(), answers, strict=True)
@@ -132,9 +133,9 @@ class Runner:
             raise ConnectivityError(f"{source}: the probe could not run: {said[0]}")
         return json.loads(out)
 
-    async def _events(self) -> list[Document]:
-        listed = await asyncio.gather(*(agent.events() for agent in self._cluster.agents))
-        return [event for events in listed for event in events]
+    async def _events(self) -> list[list[Document]]:
+        """Return the events of each agent."""
+        return list(await asyncio.gather(*(agent.events() for agent in self._cluster.agents)))
 
     async def _enforce(self, policies: Sequence[Document]) -> None:
         """Make exactly these policies the test's, and wait until every node enforces them."""
@@ -207,3 +208,14 @@ class Runner:
                 if f"k8s:{key}" in keys if value is None else f"k8s:{key}={value}" not in listed:
                     return False
         return True
+
+
+def new_events(
+    earlier: Sequence[Sequence[Document]], now: Sequence[Sequence[Document]]
+) -> list[Document]:
+    """Return the events of all agents that are younger than what each had before."""
+    found: list[Document] = []
+    for before, after in zip(earlier, now, strict=True):
+        newest = max((one["time"] for one in before), default=None)
+        found += [one for one in after if newest is None or one["time"] > newest]
+    return found

@@ -31,15 +31,15 @@ class Outcome:
 
 
 def judge(
-    action: Action, result: Document, spots: Mapping[str, Spot], events: Sequence[Document] | None
+    action: Action, result: Document, spots: Mapping[str, Spot], events: Sequence[Document]
 ) -> Outcome:
-    """Judge one action. `events` are the nodes' drops during the step, None if nobody has them.
+    """Judge one action. `events` are what the nodes' datapaths reported during the step.
 
     A refusal must be seen in the event that it should have made: at the right end, for the right
     reason. An answer must come to the address that the source really has.
     """
     what = str(result["result"])
-    related = tuple(one for one in events or () if concerns(one, action, spots))
+    related = tuple(one for one in events if concerns(one, action, spots))
     problem = ""
     if action.expect.reached:
         seen, own = result.get("saw"), spots[action.source].addresses
@@ -51,7 +51,7 @@ def judge(
             problem = f"the receiver saw {seen} instead of the sender's own address"
     elif what in REACHED:
         problem = f"expected it to be {action.expect}, but it was answered"
-    elif events is not None and not any(explains(one, action) for one in related):
+    elif not any(explains(one, action) for one in related):
         problem = f"no answer, but no event that says it was {action.expect}"
     return Outcome(action, what, problem, related if problem else ())
 
