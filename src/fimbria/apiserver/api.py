@@ -148,11 +148,8 @@ class Api:
         version = store.revision
         if options.exact and options.version:
             version = options.version
-        entries = store.entries(resource, target.namespace, version)
+        entries = store.entries(resource, target.namespace, version, options.start)
         await store.committed(min(version, store.revision))
-        if options.start:
-            start = options.start
-            entries = [entry for entry in entries if (entry.namespace, entry.name) > start]
         if match:
             entries = [entry for entry in entries if match(entry)]
         metadata: Object = {"resourceVersion": str(version)}

@@ -112,6 +112,8 @@ async def _serve_until_stopped(
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
     try:
         for listener in sockets:
             secure = credentials.tls if listener.family != socket.AF_UNIX else None
@@ -122,8 +124,6 @@ async def _serve_until_stopped(
         if config.ready_fd is not None:
             with os.fdopen(config.ready_fd, "w") as ready:
                 ready.write(json.dumps({"listen": urls}) + "\n")
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
         await stop.wait()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -36,7 +36,7 @@ class ListOptions:
     initial_events: bool = False
     timeout: float | None = None
     limit: int = 0
-    start: tuple[str, str] | None = None
+    start: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class DeleteOptions:
 
 def list_options(query: Mapping[str, str]) -> ListOptions:
     """Parse a query string. Raises 400 naming the parameter."""
-    version, start = _number(query, "resourceVersion"), None
+    version, start = _number(query, "resourceVersion"), ("", "")
     exact = query.get("resourceVersionMatch") == "Exact" and bool(version)
     if token := query.get("continue"):
         version, start = _parse_token(token)

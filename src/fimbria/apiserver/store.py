@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -56,6 +56,7 @@ class Store:
         self._path = path
         self._limit = history
         self._objects: dict[str, dict[tuple[str, str], Entry]] = {}
+        self._sorted: dict[str, list[tuple[str, str]]] = {}
         self._events: dict[str, list[Event]] = {}
         self._floors: dict[str, int] = {}
         self._owned: defaultdict[str, set[tuple[str, str, str]]] = defaultdict(set)
@@ -78,15 +79,23 @@ class Store:
         """The newest version, on disk or not yet; answer with it only after `committed`."""
         return self._objects[resource.key].get((namespace, name))
 
-    def entries(self, resource: Resource, namespace: str = "", at: int = 0) -> list[Entry]:
-        """All objects by namespace and name, in one namespace or everywhere.
+    def entries(
+        self,
+        resource: Resource,
+        namespace: str = "",
+        at: int = 0,
+        after: tuple[str, str] = ("", ""),
+    ) -> list[Entry]:
+        """The objects by namespace and name, in one namespace or everywhere.
 
         `at` gives them as they were at that resource version; raises 410 if history is too short.
+        `after` leaves out everything up to that namespace and name.
         """
         table = self._objects[resource.key]
-        if at and at < self.revision:
+        changes = self._after(resource, at) if at else []
+        if changes:
             table = dict(table)
-            for event in reversed(self._after(resource, at)):
+            for event in reversed(changes):
                 entry, key = event.entry, (event.entry.namespace, event.entry.name)
                 if event.previous:
                     table[key] = event.previous
@@ -94,11 +103,16 @@ class Store:
                     table.pop(key, None)
                 else:
                     raise expired(f"resource version {at} of {entry.resource.key} is too old")
+            keys = sorted(table)
+        else:
+            keys = self._sorted.get(resource.key)
+            if keys is None:
+                keys = self._sorted[resource.key] = sorted(table)
         if namespace:
-            return sorted(
-                (entry for key, entry in table.items() if key[0] == namespace), key=_by_name
-            )
-        return [table[key] for key in sorted(table)]
+            first = bisect_left(keys, (namespace, ""))
+            # No character of a namespace sorts after "~".
+            keys = keys[first : bisect_left(keys, (namespace + "~", ""), first)]
+        return [table[key] for key in keys[bisect_right(keys, after) :]]
 
     def since(self, resource: Resource, rv: int) -> list[Event]:
         """The durable changes after `rv`, oldest first. Raises 410 if they are no longer known."""
@@ -183,6 +197,8 @@ class Store:
         table, key = self._objects[entry.resource.key], (entry.namespace, entry.name)
         reference = (entry.resource.key, entry.namespace, entry.name)
         before = table.get(key)
+        if before is None or event.type == "DELETED":
+            self._sorted.pop(entry.resource.key, None)
         if before:
             self._population[entry.namespace] -= 1
             for uid in before.owners:
@@ -262,6 +278,7 @@ class Store:
 
     def _load(self) -> None:
         self._objects = {row.key: {} for row in RESOURCES}
+        self._sorted.clear()
         self._events = {row.key: [] for row in RESOURCES}
         self._owned.clear()
         self._population.clear()
@@ -295,10 +312,6 @@ def _open(path: Path) -> sqlite3.Connection:
     database.executescript(_SCHEMA)
     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     return database
-
-
-def _by_name(entry: Entry) -> str:
-    return entry.name
 
 
 def _event_rv(event: Event) -> int:
