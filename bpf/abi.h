@@ -214,7 +214,8 @@ struct ct_dir {
 	__u32 revision;  /* runtime.revision that the verdict was taken at */
 	__u32 ifindex;   /* the only device that may use this verdict */
 	__u32 oif;
-	__be32 nexthop;  /* tunnel endpoint or IPv4 gateway; 0 none */
+	__be32 nexthop;  /* tunnel endpoint or IPv4 gateway, 0 none; for packets that come by the
+	                  * overlay the outer source that they must have */
 	__u8 dmac[6];
 	__u8 smac[6];
 	__u32 last_report; /* jiffies of the last trace event */
@@ -332,6 +333,26 @@ struct event {
 	__u16 line;    /* where in the C source a drop was decided, */
 	__u8 file;     /* and the file's number */
 	__u8 pad;
+};
+
+/* Numbers of the C source files in struct event: file. */
+enum source_file {
+	FILE_NONE = 0,
+	FILE_PARSE = 1,
+	FILE_NEIGHBOUR = 2,
+	FILE_IDENTITY = 3,
+	FILE_CONNTRACK = 4,
+	FILE_POLICY = 5,
+	FILE_FIB = 6,
+	FILE_ENCAP = 7,
+	FILE_REWRITE = 8,
+	FILE_ICMP = 9,
+	FILE_VERDICT = 10,
+	FILE_FROM_CONTAINER = 11,
+	FILE_FROM_NETDEV = 12,
+	FILE_FROM_OVERLAY = 13,
+	FILE_FROM_HOST = 14,
+	FILE_TO_CONTAINER = 15,
 };
 
 /* Numbers of drop reasons: Cilium's, negated on the way through the stages. */

@@ -225,6 +225,27 @@ class PolicyMatch(IntEnum):
     PROTO_ONLY = 6
 
 
+class SourceFile(IntEnum):
+    """Numbers of the C source files in struct event: file."""
+
+    NONE = 0
+    PARSE = 1
+    NEIGHBOUR = 2
+    IDENTITY = 3
+    CONNTRACK = 4
+    POLICY = 5
+    FIB = 6
+    ENCAP = 7
+    REWRITE = 8
+    ICMP = 9
+    VERDICT = 10
+    FROM_CONTAINER = 11
+    FROM_NETDEV = 12
+    FROM_OVERLAY = 13
+    FROM_HOST = 14
+    TO_CONTAINER = 15
+
+
 class DropReason(IntEnum):
     """Numbers of drop reasons: Cilium's, negated on the way through the stages."""
 
@@ -1193,8 +1214,9 @@ FINGERPRINTS: Final[dict[str, str]] = {
     "enum event_flags": "0c4d8cde80202405",
     "enum policy_match": "1732e3b55f623bca",
     "struct event": "13e1488d31da7260",
+    "enum source_file": "5201af27a4a3236b",
     "enum drop_reason": "d66d6a9f8f27959e",
 }
 
 #: Fingerprint of all of them.
-FINGERPRINT: Final = "0640084d712a99db"
+FINGERPRINT: Final = "c6c42052500057d2"

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Connections: life time, TCP state, and what is cached per direction.
+ *
+ * Counters and flags are plain adds and stores. A direction's packets of one flow run on one CPU
+ * nearly always; where they do not, a count may miss a packet, never a verdict: verdicts are
+ * guarded by the revision, which is cleared before a direction is rewritten and set after.
+ */
+#ifndef FIMBRIA_CONNTRACK_H
+#define FIMBRIA_CONNTRACK_H
+
+#include "config.h"
+#include "events.h"
+#include "flow.h"
+#include "maps.h"
+#include "parse.h"
+
+enum { CT_F_CLOSED = CT_F_RX_CLOSING | CT_F_TX_CLOSING };
+
+static __always_inline __u32 now_jiffies(void)
+{
+	return bpf_jiffies64();
+}
+
+static __always_inline bool is_expired(const struct ct_entry *e, __u32 now)
+{
+	return (__s32)(e->expires - now) < 0;
+}
+
+static __always_inline bool is_closed(const struct ct_entry *e)
+{
+	return (e->flags & CT_F_CLOSED) == CT_F_CLOSED;
+}
+
+static __always_inline __u32 lifetime(const struct ct_entry *e, __u8 protocol)
+{
+	if (protocol != IPPROTO_TCP)
+		return cfg_ct_any * cfg_hz;
+	if (is_closed(e))
+		return cfg_ct_close * cfg_hz;
+	return (e->flags & CT_F_SEEN_NON_SYN ? cfg_ct_tcp : cfg_ct_syn) * cfg_hz;
+}
+
+/*
+ * A packet that opens a connection although the table has one for its ends:
+ *   SYN on a connection that either side has closed;
+ *   SYN from the side that did not open it: a new connection the other way round;
+ *   echo request against the direction of requests (identifier 0 only, parse.h).
+ */
+static __always_inline bool starts_over(const struct ct_entry *e, const struct flow *f)
+{
+	bool against = (f->d & 1) != (e->orig & 1);
+
+	if (f->t.protocol == IPPROTO_TCP)
+		return (f->t.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+		       (against || e->flags & CT_F_CLOSED);
+	return against && is_icmp(f->t.protocol) && is_echo_request(&f->t);
+}
+
+/* TCP state, life time, counters; decides whether a trace event is due. */
+static __always_inline void ct_touch(struct __sk_buff *skb, struct flow *f, struct ct_entry *e,
+				     __u32 now)
+{
+	__u8 flags = f->t.tcp_flags & TCP_CONTROL;
+	struct ct_dir *dir = &e->dir[f->d & 1];
+	__u8 fresh = flags & ~dir->tcp_flags;
+
+	if (f->t.protocol == IPPROTO_TCP && f->t.fragment != FRAGMENT_LATER) {
+		if (!(flags & TCP_SYN))
+			e->flags |= CT_F_SEEN_NON_SYN;
+		if (flags & (TCP_FIN | TCP_RST))
+			e->flags |= (f->d & 1) == (e->orig & 1) ? CT_F_TX_CLOSING : CT_F_RX_CLOSING;
+		if (flags & TCP_RST &&
+		    !(e->dir[0].tcp_flags & e->dir[1].tcp_flags & TCP_SYN))
+			e->flags |= CT_F_CLOSED; /* refused before it was open */
+		dir->tcp_flags |= f->t.tcp_flags;
+	}
+	e->expires = now + lifetime(e, f->t.protocol);
+	if (fresh || !dir->packets || now - dir->last_report >= cfg_trace_interval * cfg_hz) {
+		dir->last_report = now;
+		f->r.due = 1;
+	}
+	dir->packets++;
+	dir->bytes += skb->len;
+}
+
+/* Caches how packets of this direction go on. The revision comes last. */
+static __always_inline void ct_store(struct ct_dir *dir, const struct flow *f, __u32 ifindex)
+{
+	dir->revision = 0;
+	barrier();
+	dir->ifindex = ifindex;
+	dir->oif = f->forward.oif;
+	dir->nexthop = f->forward.nexthop;
+	__builtin_memcpy(dir->dmac, f->forward.dmac, sizeof(dir->dmac));
+	__builtin_memcpy(dir->smac, f->forward.smac, sizeof(dir->smac));
+	dir->action = f->forward.action;
+	dir->identity = f->carried;
+	barrier();
+	dir->revision = f->revision;
+}
+
+/* The same in the other direction: how packets go on when the cached decision still holds. */
+static __always_inline void ct_recall(struct flow *f, const struct ct_dir *dir)
+{
+	f->forward.oif = dir->oif;
+	f->forward.nexthop = dir->nexthop;
+	__builtin_memcpy(f->forward.dmac, dir->dmac, sizeof(dir->dmac));
+	__builtin_memcpy(f->forward.smac, dir->smac, sizeof(dir->smac));
+	f->forward.action = dir->action;
+	f->forward.identity = dir->identity;
+}
+
+#endif

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The two ways through a program. fast_path() takes packets of connections whose direction is
+ * cached: one lookup. Everything else goes through the program's stages, and finish() is the one
+ * exit that forwards or drops, counts and reports.
+ */
+#ifndef FIMBRIA_FORWARD_H
+#define FIMBRIA_FORWARD_H
+
+#include "conntrack.h"
+#include "encap.h"
+#include "events.h"
+#include "icmp.h"
+#include "rewrite.h"
+#include "verdict.h"
+
+/* On a packet that goes to a pod's device by plain redirect: policy has been done. */
+enum { MARK_JUDGED = 0x0f00, MARK_MASK = 0x0f00, FAST_MISS = -2 };
+
+enum { TRACE_ALL = 0, TRACE_AGGREGATED = 3 };
+
+/* Does a program stand for a hop? Not where the kernel has routed already. */
+static __always_inline bool is_hop(__u8 hook)
+{
+	return hook == HOOK_CONTAINER || hook == HOOK_NETDEV || hook == HOOK_OVERLAY;
+}
+
+/* Sends the packet on. Returns what the program returns, or a negative reason. */
+static __always_inline int send(struct __sk_buff *skb, const struct ct_dir *forward, __u8 family,
+				__u8 hook)
+{
+	struct bpf_redir_neigh next = {};
+	int ret;
+
+	switch (forward->action) {
+	case ACTION_PEER:
+	case ACTION_REDIRECT:
+		ret = rewrite(skb, family, is_hop(hook), forward, true);
+		if (ret < 0)
+			return ret;
+		if (hook == HOOK_OVERLAY && skb->pkt_type)
+			bpf_skb_change_type(skb, 0);
+		if (forward->action == ACTION_PEER)
+			return bpf_redirect_peer(forward->oif, 0);
+		skb->mark = MARK_JUDGED;
+		return bpf_redirect(forward->oif, 0);
+	case ACTION_TUNNEL:
+		ret = rewrite(skb, family, is_hop(hook), forward, false);
+		if (ret < 0)
+			return ret;
+		ret = encapsulate(skb, forward->identity, forward->nexthop);
+		return ret < 0 ? ret : bpf_redirect(forward->oif, 0);
+	case ACTION_NEIGH:
+		ret = rewrite(skb, family, is_hop(hook), forward, false);
+		if (ret < 0)
+			return ret;
+		if (!forward->nexthop)
+			return bpf_redirect_neigh(forward->oif, NULL, 0, 0);
+		next.nh_family = AF_IP4;
+		next.ipv4_nh = forward->nexthop;
+		return bpf_redirect_neigh(forward->oif, &next, sizeof(next), 0);
+	case ACTION_STACK:
+		return STAGE_NEXT;
+	}
+	return -DROP_INVALID;
+}
+
+static __always_inline __u32 trace_point(__u8 action, __u32 dst_id)
+{
+	switch (action) {
+	case ACTION_PEER:
+	case ACTION_REDIRECT:
+		return TRACE_TO_LXC;
+	case ACTION_TUNNEL:
+		return TRACE_TO_OVERLAY;
+	case ACTION_NEIGH:
+		return TRACE_TO_NETWORK;
+	default:
+		return dst_id == ID_HOST ? TRACE_TO_HOST : TRACE_TO_STACK;
+	}
+}
+
+static __always_inline __u32 arrival_point(__u8 hook)
+{
+	switch (hook) {
+	case HOOK_CONTAINER:
+		return TRACE_FROM_LXC;
+	case HOOK_NETDEV:
+		return TRACE_FROM_NETWORK;
+	case HOOK_OVERLAY:
+		return TRACE_FROM_OVERLAY;
+	case HOOK_HOST:
+		return TRACE_FROM_HOST;
+	default:
+		return TRACE_FROM_STACK;
+	}
+}
+
+/* A trace event of a packet on the fast path, from what the entry knows. */
+__global int trace_cached(struct __sk_buff *skb, struct flow *f, struct ct_entry *e)
+{
+	bool forth;
+	__u8 d;
+
+	if (!f || !e)
+		return 0;
+	d = f->d & 1;
+	forth = d == (e->orig & 1);
+	__builtin_memset(&f->r, 0, sizeof(f->r));
+	f->r.src_id = e->dir[d].identity;
+	f->r.dst_id = e->dir[!d].identity;
+	f->r.src_lxc = forth ? e->src_lxc : e->dst_lxc;
+	f->r.dst_lxc = forth ? e->dst_lxc : e->src_lxc;
+	f->r.ct_state = forth ? CT_ESTABLISHED : CT_REPLY;
+	report_entry(f, e);
+	if (cfg_trace == TRACE_ALL)
+		emit(skb, f, EVENT_TRACE, arrival_point(f->hook));
+	return emit(skb, f, EVENT_TRACE, trace_point(e->dir[d].action, f->r.dst_id));
+}
+
+/*
+ * A packet of a cached direction. vni and carrier are those of a packet from the overlay. Returns
+ * what the program returns, or FAST_MISS with nothing done.
+ */
+static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, const __u8 hook,
+				     __u32 vni, __be32 carrier)
+{
+	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
+	struct runtime *rt = runtime_config();
+	struct ct_dir *dir;
+	__u32 now, expires;
+	int ret;
+
+	if (!e || !rt)
+		return FAST_MISS;
+	dir = &e->dir[f->d & 1];
+	if (dir->revision != rt->revision || dir->ifindex != skb->ifindex ||
+	    f->t.tcp_flags & TCP_CONTROL || is_closed(e))
+		return FAST_MISS;
+	if (hook == HOOK_OVERLAY && (dir->identity != vni || dir->nexthop != carrier))
+		return FAST_MISS;
+	if (is_hop(hook) && f->t.ttl <= 1 && dir->action != ACTION_STACK)
+		return FAST_MISS;
+	now = now_jiffies();
+	if (is_expired(e, now))
+		return FAST_MISS;
+	if (f->t.protocol == IPPROTO_TCP) {
+		expires = now + cfg_ct_tcp * cfg_hz;
+		if (!(e->flags & CT_F_SEEN_NON_SYN))
+			e->flags |= CT_F_SEEN_NON_SYN;
+		if (f->t.tcp_flags & ~dir->tcp_flags)
+			dir->tcp_flags |= f->t.tcp_flags;
+	} else {
+		expires = now + cfg_ct_any * cfg_hz;
+	}
+	if (e->expires != expires)
+		e->expires = expires;
+	dir->packets++;
+	dir->bytes += skb->len;
+	if (now - dir->last_report >= cfg_trace_interval * cfg_hz || cfg_trace < TRACE_AGGREGATED) {
+		dir->last_report = now;
+		f->hook = hook;
+		trace_cached(skb, f, e);
+	}
+	ret = send(skb, dir, f->t.family, hook);
+	if (ret < 0) {
+		f->r.direction = hook == HOOK_CONTAINER ? DIR_EGRESS : DIR_INGRESS;
+		return drop(skb, f, DROP(f, FILE_REWRITE, DROP_WRITE_ERROR) * -1);
+	}
+	count_metric(0, hook == HOOK_CONTAINER ? DIR_EGRESS : DIR_INGRESS, skb->len);
+	return ret == STAGE_NEXT ? TC_NEXT : ret;
+}
+
+/* Starts the slow path: what is known of the packet so far is its bytes. */
+static __always_inline bool begin(struct flow *f, __u8 hook)
+{
+	struct runtime *rt = runtime_config();
+
+	f->hook = hook;
+	__builtin_memset(&f->r, 0, sizeof(f->r));
+	f->carrier = 0;
+	if (!rt)
+		return false;
+	f->revision = rt->revision;
+	barrier();
+	return true;
+}
+
+/* The packet may go: sends it. */
+static __always_inline int dispatch(struct __sk_buff *skb, struct flow *f)
+{
+	int ret;
+
+	f->forward.identity = f->carried;
+	if (is_hop(f->hook) && f->t.ttl <= 1 && f->forward.action != ACTION_STACK)
+		return DROP(f, FILE_REWRITE, DROP_TTL_EXCEEDED);
+	if (cfg_trace == TRACE_ALL)
+		emit(skb, f, EVENT_TRACE, arrival_point(f->hook));
+	if (f->r.due || cfg_trace < TRACE_AGGREGATED)
+		emit(skb, f, EVENT_TRACE, trace_point(f->forward.action, f->r.dst_id));
+	ret = send(skb, &f->forward, f->t.family, f->hook);
+	return ret < 0 ? DROP(f, FILE_REWRITE, -ret) : ret;
+}
+
+/* The one exit of the slow path. ret: a verdict to return, STAGE_NEXT, or a negative reason. */
+static __always_inline int finish(struct __sk_buff *skb, struct flow *f, int ret)
+{
+	int answer;
+
+	if (ret < 0) {
+		answer = drop(skb, f, -ret);
+		if (ret == -DROP_TTL_EXCEEDED) {
+			ret = time_exceeded(skb, f);
+			return ret < 0 ? answer : ret;
+		}
+		return answer;
+	}
+	count_metric(0, f->r.direction, skb->len);
+	return ret == STAGE_NEXT ? TC_NEXT : ret;
+}
+
+char licence[] SEC("license") = "Dual BSD/GPL";
+
+#endif

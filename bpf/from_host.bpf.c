@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Egress of cilium_host: what the host sends, or routes, to pods. Pods of this node get it after
+ * their ingress policy; pods of other nodes through the tunnel. The rest stays the kernel's.
+ */
+#include "arrive.h"
+
+/* Host is who has one of the node's addresses. Whoever else the kernel routes for is not. */
+static __always_inline void find_source(struct flow *f)
+{
+	struct endpoint_info *ep = lookup_endpoint(&f->t.saddr, f->t.family);
+
+	if (ep && ep->flags & ENDPOINT_F_HOST)
+		f->r.src_id = ID_HOST;
+	else
+		f->r.src_id = outside_identity(lookup_ipcache(&f->t.saddr, f->t.family),
+					       f->t.family);
+	f->carried = f->r.src_id;
+}
+
+static __always_inline int stages(struct __sk_buff *skb, struct flow *f)
+{
+	if (f->parsed < PARSED_IP || read_header(skb, f) < 0)
+		return STAGE_NEXT;
+	find_destination(f);
+	if (!f->r.dst_lxc && f->forward.action != ACTION_TUNNEL)
+		return STAGE_NEXT;
+	find_source(f);
+	if (f->r.dst_lxc)
+		return deliver(skb, f);
+	f->r.direction = DIR_EGRESS;
+	return dispatch(skb, f);
+}
+
+__global int slow_path(struct __sk_buff *skb, struct flow *f)
+{
+	if (!f || !begin(f, HOOK_HOST))
+		return TC_NEXT;
+	return finish(skb, f, stages(skb, f));
+}
+
+SEC("tc")
+int from_host(struct __sk_buff *skb)
+{
+	struct flow *f = current_flow();
+	int ret;
+
+	if (!f)
+		return TC_NEXT;
+	parse(skb, f);
+	if (likely(f->parsed == PARSED_TUPLE)) {
+		ret = fast_path(skb, f, HOOK_HOST, 0, 0);
+		if (likely(ret != FAST_MISS))
+			return ret;
+	}
+	return slow_path(skb, f);
+}

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The slow path once both ends are known: connection, policy, forwarding decision, and what is
+ * remembered of them. See docs/DESIGN.md, "Conntrack".
+ *
+ *   entry, direction               policy                          then
+ *   none, expired, started over    judged                          entry made
+ *   opener's, cached and current   –                               counted
+ *   opener's, stale                judged                          direction cached again
+ *   reply's, opener's is current   –                               direction cached
+ *   reply's, opener's is stale     judged for the opener's         direction cached
+ *   ICMP error about a connection  as in a reply                   –
+ *   other ICMP                     judged                          –
+ *
+ * A stale connection that policy denies loses its entry.
+ */
+#ifndef FIMBRIA_VERDICT_H
+#define FIMBRIA_VERDICT_H
+
+#include "conntrack.h"
+#include "events.h"
+#include "fib.h"
+#include "identity.h"
+#include "policy.h"
+
+/* The endpoint that a program's events and counters are about. */
+static __always_inline void report_hook(struct flow *f)
+{
+	bool egress = f->hook == HOOK_CONTAINER;
+
+	f->r.source = egress ? f->r.src_lxc : f->r.dst_lxc;
+	f->r.direction = egress ? DIR_EGRESS : DIR_INGRESS;
+}
+
+/* One end's policy. Returns 0 or a negative reason. */
+static __always_inline int judge_end(struct __sk_buff *skb, struct flow *f, __u32 lxc, __u32 peer,
+				     bool egress, __u32 *rule)
+{
+	struct policy_ref *ref = bpf_map_lookup_elem(&cilium_policy_ref, &lxc);
+	struct judgement j = {
+		.identity = peer,
+		.dport = f->q.dport,
+		.protocol = f->q.protocol,
+		.egress = egress,
+	};
+	int ret;
+
+	f->r.source = lxc;
+	f->r.direction = egress ? DIR_EGRESS : DIR_INGRESS;
+	if (!ref)
+		return DROP(f, FILE_VERDICT, DROP_EP_NOT_READY);
+	j.policy_id = ref->policy_id;
+	ret = policy_judge(&j);
+	f->r.policy_id = j.policy_id;
+	f->r.rule = j.rule;
+	f->r.match = j.match;
+	if (j.rule)
+		count_rule(j.rule, skb->len);
+	if (ret < 0) {
+		if (!(ref->flags & POLICY_REF_F_AUDIT))
+			return DROP(f, FILE_POLICY, -ret);
+		f->r.flags |= EVENT_F_AUDITED;
+	}
+	*rule = j.rule;
+	if (f->q.fresh && j.enforced)
+		emit(skb, f, EVENT_POLICY_VERDICT, 0);
+	return 0;
+}
+
+/* Both ends' policies, as far as they are of this node. */
+__global int judge(struct __sk_buff *skb, struct flow *f)
+{
+	int ret;
+
+	if (!f)
+		return -DROP_INVALID;
+	f->q.rule_egress = RULE_NONE;
+	f->q.rule_ingress = RULE_NONE;
+	if (f->q.opener_lxc) {
+		ret = judge_end(skb, f, f->q.opener_lxc, f->q.receiver_id, true, &f->q.rule_egress);
+		if (ret < 0)
+			return ret;
+	}
+	if (f->q.receiver_lxc) {
+		ret = judge_end(skb, f, f->q.receiver_lxc, f->q.opener_id, false,
+				&f->q.rule_ingress);
+		if (ret < 0)
+			return ret;
+	}
+	report_hook(f);
+	return 0;
+}
+
+/* Port that policy knows a tracked connection by: its receiver's. */
+static __always_inline __be16 policy_port(const struct flow *f, __u8 opener)
+{
+	if (f->key.protocol == IPPROTO_ICMP)
+		return bpf_htons(ICMP_ECHO);
+	if (f->key.protocol == IPPROTO_ICMPV6)
+		return bpf_htons(ICMPV6_ECHO_REQUEST);
+	return opener ? f->key.port_a : f->key.port_b;
+}
+
+/* The packet itself is what is judged: it opens, or belongs to nothing. */
+static __always_inline void ask_about_packet(struct flow *f)
+{
+	f->q.opener_id = f->r.src_id;
+	f->q.receiver_id = f->r.dst_id;
+	f->q.opener_lxc = f->r.src_lxc;
+	f->q.receiver_lxc = f->r.dst_lxc;
+	f->q.protocol = f->t.protocol;
+	f->q.dport = is_icmp(f->t.protocol) ? bpf_htons(f->t.icmp_type) : f->t.dport;
+}
+
+/* The entry's connection is what is judged, for a packet that travels against it. */
+static __always_inline void ask_about_entry(struct flow *f, const struct ct_entry *e)
+{
+	__u8 opener = e->orig & 1;
+
+	f->q.opener_lxc = e->src_lxc;
+	f->q.receiver_lxc = e->dst_lxc;
+	f->q.opener_id = identity_of_vni(e->dir[opener].identity, opener ? &f->key.b : &f->key.a,
+					 f->t.family);
+	f->q.receiver_id = e->dir[!opener].identity;
+	f->q.protocol = f->key.protocol;
+	f->q.dport = policy_port(f, opener);
+	f->q.fresh = 0;
+	if (f->tracking == TRACK_RELATED)
+		return;
+	/* of a reply both ends were looked up just now */
+	f->q.opener_lxc = f->r.dst_lxc;
+	f->q.receiver_lxc = f->r.src_lxc;
+	f->q.receiver_id = f->r.src_id;
+	if (f->r.dst_lxc)
+		f->q.opener_id = f->r.dst_id;
+}
+
+static __always_inline int deny(struct flow *f, struct ct_entry *e, int ret)
+{
+	/* who forges another's identity does not end the other's connection */
+	if (f->tracking == TRACK_RELATED || e->dir[f->d & 1].identity == f->carried)
+		bpf_map_delete_elem(&cilium_ct, &f->key);
+	return ret;
+}
+
+static __always_inline void report_entry(struct flow *f, const struct ct_entry *e)
+{
+	report_hook(f);
+	f->r.rule = f->hook == HOOK_CONTAINER ? e->rule_egress : e->rule_ingress;
+}
+
+/* A packet that opens: judged, routed, and remembered with one insert. */
+static __always_inline int open_connection(struct __sk_buff *skb, struct flow *f, __u32 now)
+{
+	struct ct_entry *e = &f->entry;
+	__u8 d = f->d & 1;
+	int ret;
+
+	ask_about_packet(f);
+	f->q.fresh = 1;
+	ret = judge(skb, f);
+	if (ret < 0)
+		return ret;
+	ret = find_route(skb, f);
+	if (ret < 0)
+		return ret;
+	__builtin_memset(e, 0, sizeof(*e));
+	e->orig = d;
+	e->flags = f->hook == HOOK_OVERLAY ? CT_F_FROM_TUNNEL : 0;
+	e->rule_egress = f->q.rule_egress;
+	e->rule_ingress = f->q.rule_ingress;
+	e->src_lxc = f->r.src_lxc;
+	e->dst_lxc = f->r.dst_lxc;
+	e->created = now;
+	e->dir[!d].identity = f->r.dst_id;
+	ct_store(&e->dir[d], f, skb->ifindex);
+	ct_touch(skb, f, e, now);
+	if (bpf_map_update_elem(&cilium_ct, &f->key, e, BPF_ANY) < 0)
+		return DROP(f, FILE_CONNTRACK, DROP_CT_CREATE_FAILED);
+	return 0;
+}
+
+/* A packet of a connection that the table has. */
+static __always_inline int continue_connection(struct __sk_buff *skb, struct flow *f,
+					       struct ct_entry *e, __u32 now)
+{
+	__u8 d = f->d & 1, opener = e->orig & 1;
+	struct ct_dir *dir = &e->dir[d];
+	int ret = 0;
+
+	f->r.ct_state = d == opener ? CT_ESTABLISHED : CT_REPLY;
+	if (dir->revision == f->revision && dir->ifindex == skb->ifindex &&
+	    dir->identity == f->carried &&
+	    (f->hook != HOOK_OVERLAY || dir->nexthop == f->carrier)) {
+		ct_recall(f, dir);
+		report_entry(f, e);
+		ct_touch(skb, f, e, now);
+		return 0;
+	}
+	if (d == opener) {
+		ask_about_packet(f);
+		if (is_icmp(f->key.protocol))
+			f->q.dport = policy_port(f, opener);
+		f->q.fresh = 0;
+		ret = judge(skb, f);
+	} else if (e->dir[opener].revision != f->revision) {
+		ask_about_entry(f, e);
+		ret = judge(skb, f);
+	}
+	if (ret < 0)
+		return deny(f, e, ret);
+	ret = find_route(skb, f);
+	if (ret < 0)
+		return ret;
+	if (d == opener) {
+		e->src_lxc = f->r.src_lxc;
+		e->dst_lxc = f->r.dst_lxc;
+		e->rule_egress = f->q.rule_egress;
+		e->rule_ingress = f->q.rule_ingress;
+		e->dir[!d].identity = e->dir[!d].revision ? e->dir[!d].identity : f->r.dst_id;
+	}
+	ct_store(dir, f, skb->ifindex);
+	report_entry(f, e);
+	ct_touch(skb, f, e, now);
+	return 0;
+}
+
+/* An ICMP error passes if the connection it speaks of does. */
+static __always_inline int related(struct __sk_buff *skb, struct flow *f, struct ct_entry *e)
+{
+	int ret;
+
+	f->r.ct_state = CT_RELATED;
+	if (e->dir[e->orig & 1].revision != f->revision) {
+		ask_about_entry(f, e);
+		ret = judge(skb, f);
+		if (ret < 0)
+			return deny(f, e, ret);
+	}
+	report_entry(f, e);
+	f->r.due = 1;
+	return find_route(skb, f);
+}
+
+/* Both ends are in f->r, the way on in f->forward. Returns 0 or a negative reason. */
+static __always_inline int decide(struct __sk_buff *skb, struct flow *f)
+{
+	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
+	__u32 now = now_jiffies();
+	int ret;
+
+	if (f->hook == HOOK_OVERLAY)
+		f->forward.nexthop = f->carrier;
+	f->r.ct_state = CT_NEW;
+	if (e && is_expired(e, now))
+		e = NULL;
+	if (f->tracking == TRACK_RELATED && e)
+		return related(skb, f, e);
+	if (f->tracking != TRACK_FLOW) {
+		ask_about_packet(f);
+		f->q.fresh = 1;
+		f->r.due = 1;
+		ret = judge(skb, f);
+		return ret < 0 ? ret : find_route(skb, f);
+	}
+	if (e && starts_over(e, f)) {
+		f->r.ct_state = CT_REOPENED;
+		e = NULL;
+	}
+	return e ? continue_connection(skb, f, e, now) : open_connection(skb, f, now);
+}
+
+#endif
