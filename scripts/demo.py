@@ -205,7 +205,7 @@ class Demo:
         console.print(
             f"\n  The packet asked for {{identity {who}, 80/TCP}} and {{any identity, 80/TCP}} in "
             f"policy map {event.get('policy_id')}:\n  neither is there, ingress is enforced: "
-            f"[red]drop reason {event['subtype']}, {maptext.reason(event['subtype'])}[/]."
+            f"[red]drop reason {event['reason_number']}, {maptext.reason(event['reason_number'])}[/]."
         )
 
     def down(self) -> None:

@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 from fimbria.datapath import abi
+from fimbria.datapath.reasons import REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -181,8 +182,6 @@ def direction(number: int) -> str:
 
 def reason(number: int) -> str:
     """Return what a drop reason's number means, in the words that operators know."""
-    from fimbria.cli.reasons import REASONS
-
     return REASONS.get(number, f"reason {number}")
 
 

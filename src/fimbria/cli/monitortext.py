@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fimbria.cli.documents import Document, part, rows
 from fimbria.cli.maptext import protocol, with_port
+from fimbria.datapath.abi import SourceFile
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -114,6 +115,15 @@ def packet(event: Document) -> str:
     return f"{text} {flags}" if number == 6 and flags else text
 
 
+def source_file(number: int) -> str:
+    """Return the name of the C source that an event's `file` means, the number if it has none."""
+    try:
+        name = SourceFile(number).name.lower()
+    except ValueError:
+        return str(number)
+    return f"{name}.bpf.c" if name.startswith(("from_", "to_")) else f"{name}.h"
+
+
 def flow_hash(event: Document) -> int:
     """Return a number that both directions of one connection share, to find them with grep."""
     ends = sorted(
@@ -125,7 +135,7 @@ def flow_hash(event: Document) -> int:
 
 def _drop(event: Document) -> str:
     side = "to endpoint" if event.get("direction") == "ingress" else "from endpoint"
-    place = f"file {event.get('file') or '?'}:{event.get('line', 0)}"
+    place = f"file {source_file(int(event.get('file', 0)))}:{event.get('line', 0)}"
     return (
         f"xx drop ({event.get('reason')}) flow {flow_hash(event):#010x} "
         f"{side} {event.get('source', 0)}, ifindex {event.get('ifindex', 0)}, {place}, , "

@@ -73,7 +73,7 @@ def explains(event: Document, action: Action) -> bool:
     """Say whether an event is the refusal that was expected."""
     expect = action.expect
     return (
-        event.get("subtype") == expect.refusal.value and event.get("direction") == expect.direction
+        event.get("reason_number") == expect.refusal.value and event.get("direction") == expect.direction
     )
 
 

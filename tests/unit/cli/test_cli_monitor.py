@@ -11,7 +11,7 @@ from fimbria.cli import monitortext
 DROP = {
     "time": "2026-01-02T03:04:05.000006Z",
     "type": "drop",
-    "subtype": 133,
+    "reason_number": 133,
     "reason": "Policy denied",
     "source": 7,
     "dst_id": 7,
@@ -25,7 +25,7 @@ DROP = {
     "src_label": 300,
     "dst_label": 301,
     "ifindex": 12,
-    "file": "from_container.bpf.c",
+    "file": 11,
     "line": 99,
     "rule": 0,
     "policy_id": 3,

@@ -28,7 +28,7 @@ SPOTS = {
 }
 DROP = {
     "type": "drop",
-    "subtype": 133,
+    "reason_number": 133,
     "direction": "ingress",
     "saddr": "10.0.0.1",
     "daddr": "10.0.1.1",
@@ -87,7 +87,7 @@ def test_explained_silence() -> None:
         {"saddr": "10.0.0.9"},
         {"daddr": "10.0.1.9"},
         {"direction": "egress"},
-        {"subtype": 181},
+        {"reason_number": 181},
     ],
 )
 def test_unexplained_silence(wrong) -> None:
