@@ -201,11 +201,11 @@ class Demo:
         headline("The map entries that decided", f"fimbria --lab {node} bpf policy list {endpoint}")
         for line in fimbria("--lab", node, "bpf", "policy", "list", str(endpoint)).splitlines():
             console.print(Text(f"  {line}"))
-        who = event["src_label"]
+        who, reason = event["src_label"], event["reason_number"]
         console.print(
             f"\n  The packet asked for {{identity {who}, 80/TCP}} and {{any identity, 80/TCP}} in "
             f"policy map {event.get('policy_id')}:\n  neither is there, ingress is enforced: "
-            f"[red]drop reason {event['reason_number']}, {maptext.reason(event['reason_number'])}[/]."
+            f"[red]drop reason {reason}, {maptext.reason(reason)}[/]."
         )
 
     def down(self) -> None:

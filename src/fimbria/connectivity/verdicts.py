@@ -71,10 +71,8 @@ def concerns(event: Document, action: Action, spots: Mapping[str, Spot]) -> bool
 
 def explains(event: Document, action: Action) -> bool:
     """Say whether an event is the refusal that was expected."""
-    expect = action.expect
-    return (
-        event.get("reason_number") == expect.refusal.value and event.get("direction") == expect.direction
-    )
+    expect, seen = action.expect, (event.get("reason_number"), event.get("direction"))
+    return seen == (expect.refusal.value, expect.direction)
 
 
 def _because(result: Document) -> str:
