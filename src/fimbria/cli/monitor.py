@@ -59,8 +59,11 @@ def command(
     )
     if last is not None and not follow:
         events = iter(deque(events, maxlen=last))
-    for event in events:
-        click.echo(render(event, form, verbose))
+    try:
+        for event in events:
+            click.echo(render(event, form, verbose))
+    except KeyboardInterrupt:
+        return
 
 
 def render(event: Document, form: Format, verbose: bool) -> str:
