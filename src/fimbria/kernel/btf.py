@@ -121,9 +121,11 @@ class Btf:
 
     def resolve(self, type_id: int) -> int:
         """Id behind typedefs and qualifiers."""
-        while self.types[type_id].kind in _MODIFIERS:
+        for _ in self.types:
+            if self.types[type_id].kind not in _MODIFIERS:
+                return type_id
             type_id = self.types[type_id].ref
-        return type_id
+        raise ValueError("malformed BTF: a type that refers to itself")
 
     def members(self, type_id: int) -> list[Member]:
         """Members of a struct or union, in order. Bit fields are refused (ValueError)."""
@@ -181,7 +183,8 @@ class Btf:
 
     def is_big_endian(self, type_id: int) -> bool:
         """True if the type goes through one of the kernel's __be typedefs."""
-        while self.types[type_id].kind in _MODIFIERS:
+        end = self.resolve(type_id)
+        while type_id != end:
             if self.types[type_id].name in _BIG_ENDIAN:
                 return True
             type_id = self.types[type_id].ref

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fimbria.kernel.errors import ObjectError
+from fimbria.kernel.errors import ObjectError, undamaged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,7 @@ STT_FUNC, STT_SECTION = 2, 3
 STV_HIDDEN = 2
 R_BPF_64_64, R_BPF_64_32 = 1, 10
 
+_MAX_BSS = 1 << 24
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
@@ -70,12 +71,10 @@ class ElfFile:
         """Parses `raw`; raises ObjectError naming `path` if it is no BPF object or truncated."""
         self.path = path
         self.raw = raw
-        try:
+        with undamaged(path):
             self.sections = _sections(raw)
             self.symbols = _symbols(self.sections)
             self.relocations = _relocations(self.sections, self.symbols)
-        except (struct.error, IndexError, ValueError) as error:
-            raise ObjectError(path, f"not a BPF object file: {error}") from error
         self.by_name = {section.name: section for section in self.sections}
 
     @classmethod
@@ -113,7 +112,7 @@ def _sections(raw: bytes) -> tuple[Section, ...]:
 
     def data(header: tuple[int, ...]) -> bytes:
         start, size = header[4], header[5]
-        if header[1] == SHT_NOBITS:
+        if header[1] == SHT_NOBITS and size <= _MAX_BSS:
             return bytes(size)
         if start + size > len(raw):
             raise ValueError("a section ends behind the end of the file")

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
 ENOTSUPP = 524  # kernel-internal, but bpf(2) returns it; errno has no name for it
@@ -47,6 +50,16 @@ class ObjectError(Exception):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+@contextmanager
+def undamaged(path: Path) -> Generator[None]:
+    """Turns what a parser stumbles over in damaged bytes into an ObjectError for `path`."""
+    try:
+        yield
+    except (struct.error, LookupError, ValueError, OverflowError, RecursionError) as error:
+        what = str(error) or type(error).__name__
+        raise ObjectError(path, f"not a BPF object file, or a damaged one: {what}") from error
 
 
 class AbiMismatch(ObjectError):

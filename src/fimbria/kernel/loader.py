@@ -33,7 +33,7 @@ from fimbria.kernel.bpf import (
     prog_load,
 )
 from fimbria.kernel.btf import Kind
-from fimbria.kernel.errors import ObjectError, VerifierError
+from fimbria.kernel.errors import ObjectError, VerifierError, undamaged
 from fimbria.kernel.objectfile import ObjectFile
 from fimbria.kernel.relocate import Assembler
 
@@ -273,7 +273,8 @@ def _make_programs(
     log_to: Path | None,
 ) -> None:
     fds = {name: held.fd for name, held in loaded.maps.items()}
-    assembler = Assembler(source.elf, source.btf, fds)
+    with undamaged(source.elf.path):
+        assembler = Assembler(source.elf, source.btf, fds)
     entries = {
         function.name: function
         for function in assembler.functions.values()
@@ -289,7 +290,9 @@ def _make_programs(
             raise ObjectError(source.elf.path, f"program {name}: unknown section {section}")
         kind, attach_type = SECTIONS[section]
         program = Program(name, -1, kind, attach_type)
-        program.fd = _load(source, program, assembler.assemble(function), btf_fd, log_to)
+        with undamaged(source.elf.path):
+            code = assembler.assemble(function)
+        program.fd = _load(source, program, code, btf_fd, log_to)
         loaded.programs[name] = program
         if ".rodata" in loaded.maps:
             bind_map(program.fd, loaded.maps[".rodata"].fd)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fimbria.kernel import errors
 from fimbria.kernel.btf import Btf, Kind
-from fimbria.kernel.errors import IncompatibleMap, ObjectError
+from fimbria.kernel.errors import IncompatibleMap
 from fimbria.kernel.maps import BpfMap
 from fimbria.kernel.syscall import OF_MAPS, MapType
 
@@ -47,8 +47,8 @@ class MapDef:
     inner: MapDef | None
 
 
-def map_defs(btf: Btf, path: Path) -> dict[str, MapDef]:
-    """All definitions of an object by name; ObjectError for one that cannot be understood."""
+def map_defs(btf: Btf) -> dict[str, MapDef]:
+    """All definitions of an object by name; ValueError for one that cannot be understood."""
     section = btf.find(Kind.DATASEC, ".maps")
     if section is None:
         return {}
@@ -58,7 +58,7 @@ def map_defs(btf: Btf, path: Path) -> dict[str, MapDef]:
         try:
             defs[name] = _definition(btf, name, type_id)
         except ValueError as error:
-            raise ObjectError(path, f"map {name}: {error}") from error
+            raise ValueError(f"map {name}: {error}") from error
     return defs
 
 

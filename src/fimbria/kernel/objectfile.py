@@ -15,7 +15,7 @@ from fimbria.datapath import abi
 from fimbria.kernel import mapdefs
 from fimbria.kernel.btf import Btf, Kind
 from fimbria.kernel.elf import STT_FUNC, STV_HIDDEN, ElfFile
-from fimbria.kernel.errors import AbiMismatch, ObjectError
+from fimbria.kernel.errors import AbiMismatch, ObjectError, undamaged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,13 +31,14 @@ class ObjectFile:
     def __init__(self, path: Path, constants: Mapping[str, Constant]) -> None:
         """Raises ObjectError or AbiMismatch, which say what is wrong with the file."""
         self.elf = ElfFile.read(path)
+        with undamaged(path):
+            self._prepare(path, constants)
+
+    def _prepare(self, path: Path, constants: Mapping[str, Constant]) -> None:
         section = self.elf.by_name.get(".BTF")
         if section is None:
             raise ObjectError(path, "has no .BTF section: compile it with -g")
-        try:
-            self.btf = Btf(section.data)
-        except ValueError as error:
-            raise ObjectError(path, str(error)) from error
+        self.btf = Btf(section.data)
         self._check_abi()
         held = self.elf.by_name.get("license")
         self.license = held.data.rstrip(b"\0") if held else b""
@@ -49,7 +50,7 @@ class ObjectFile:
                 raise ObjectError(path, f"{name} holds addresses, which is not supported")
         for name, value in constants.items():
             self._set(name, value)
-        self.definitions = mapdefs.map_defs(self.btf, path)
+        self.definitions = mapdefs.map_defs(self.btf)
         self._patch_btf()
         digest = hashlib.sha256(self.elf.raw)
         for name in sorted(self.data):
@@ -75,6 +76,8 @@ class ObjectFile:
                 break
         else:
             raise ObjectError(self.elf.path, f"has no constant {name}")
+        if symbol.value + symbol.size > len(self.data[section]):
+            raise ValueError(f"constant {name} lies outside {section}")
         try:
             raw = (
                 value
