@@ -81,7 +81,7 @@ class Api:
             return _json(encode(error.status()), 500)
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
-        head = request.path.split("/", 2)[1]
+        head = request.path.strip("/").partition("/")[0]
         if head in _HEALTH:
             return web.Response(text="ok")
         user = self._auth.user(request)

@@ -34,6 +34,8 @@ def parse(path: str) -> Target | tuple[str, str]:
     Raises 404 for paths that name neither.
     """
     parts = path.strip("/").split("/")
+    if not all(parts):
+        raise no_such_path(path)
     core = parts[0] == "api"
     group, rest = ("", parts[1:]) if core else (parts[1], parts[2:])
     version, rest = rest[0], rest[1:]
@@ -44,7 +46,7 @@ def parse(path: str) -> Target | tuple[str, str]:
         namespace, rest = rest[1], rest[2:]
     row = BY_PATH.get((group, version, rest[0]))
     review = _REVIEWS.get((group, version, rest[0]))
-    if len(rest) > 3 or not all(rest):
+    if len(rest) > 3:
         raise no_such_path(path)
     name, subresource = (*rest[1:], "", "")[:2]
     if review and not name:

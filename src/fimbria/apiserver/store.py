@@ -110,8 +110,8 @@ class Store:
                 keys = self._sorted[resource.key] = sorted(table)
         if namespace:
             first = bisect_left(keys, (namespace, ""))
-            # No character of a namespace sorts after "~".
-            keys = keys[first : bisect_left(keys, (namespace + "~", ""), first)]
+            # The first text after a name is the name with the smallest character behind it.
+            keys = keys[first : bisect_left(keys, (namespace + "\0", ""), first)]
         return [table[key] for key in keys[bisect_right(keys, after) :]]
 
     def since(self, resource: Resource, rv: int) -> list[Event]:
