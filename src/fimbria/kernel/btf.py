@@ -92,6 +92,7 @@ class Btf:
     def __init__(self, raw: bytes) -> None:
         """Raises ValueError if `raw` is not a whole BTF blob."""
         self.raw = bytearray(raw)
+        self._layouts: dict[int, str] = {}
         try:
             self._parse()
         except (struct.error, IndexError) as error:
@@ -197,6 +198,11 @@ class Btf:
 
     def layout(self, type_id: int) -> str:
         """Canonical text of a type: names, offsets, sizes, signs and byte order, all resolved."""
+        if type_id not in self._layouts:
+            self._layouts[type_id] = self._layout(type_id)
+        return self._layouts[type_id]
+
+    def _layout(self, type_id: int) -> str:
         kind = self.types[self.resolve(type_id)].kind
         if kind in (Kind.STRUCT, Kind.UNION):
             inside = ",".join(

@@ -25,6 +25,7 @@ STV_HIDDEN = 2
 R_BPF_64_64, R_BPF_64_32 = 1, 10
 
 _MAX_BSS = 1 << 24
+_NOT_LOADED = (".debug", ".BTF")  # their relocations are for debuggers and linkers
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
@@ -145,5 +146,5 @@ def _relocations(
             for offset, info in _RELOCATION.iter_unpack(section.data)
         )
         for section in sections
-        if section.type == SHT_REL
+        if section.type == SHT_REL and not sections[section.info].name.startswith(_NOT_LOADED)
     }

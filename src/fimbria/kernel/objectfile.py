@@ -61,11 +61,11 @@ class ObjectFile:
         """Compares every type that both abi.h and this object have."""
         wrong: list[str] = []
         for i, known in enumerate(self.btf.types):
-            if known.kind not in (Kind.STRUCT, Kind.ENUM):
-                continue
-            name = f"{known.kind.name.lower()} {known.name}"
-            if abi.FINGERPRINTS.get(name, "") not in ("", self.btf.fingerprint(i)):
-                wrong.append(name)
+            if known.kind in (Kind.STRUCT, Kind.ENUM):
+                name = f"{known.kind.name.lower()} {known.name}"
+                expected = abi.FINGERPRINTS.get(name)
+                if expected is not None and expected != self.btf.fingerprint(i):
+                    wrong.append(name)
         if wrong:
             raise AbiMismatch(self.elf.path, tuple(wrong))
 
