@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fimbria.cli.errors import CliError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -57,13 +59,24 @@ class Table:
 
 
 def emit(form: Format, document: object, table: Callable[[], Table | str]) -> None:
-    """Print `document` as `form` asks; `table` is called for the table form only."""
+    """Print `document` as `form` asks; `table` is called for the table form only.
+
+    A document that `table` cannot read, as one of another version of the agent may be, is a
+    `CliError`.
+    """
     if form is Format.JSON:
         click.echo(json.dumps(document, indent=2))
     elif form is Format.YAML:
         click.echo(to_yaml(document), nl=False)
     else:
-        shown = table()
+        try:
+            shown = table()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise CliError(
+                f"the agent's answer is not in the form expected ({what}): is it of another "
+                "version? `-o json` shows it as it came"
+            ) from error
         if isinstance(shown, str):
             click.echo(shown)
         elif sys.stdout.isatty():

@@ -89,6 +89,30 @@ def test_endpoint_get_quotes(ask, agent) -> None:
     assert json.loads(result.output) == ENDPOINT
 
 
+@pytest.mark.parametrize("document", [{}, [1], [{}], "text", [{"id": None}], {"lines": [{}]}])
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        (("endpoint", "list"), "/v1/endpoint"),
+        (("identity", "list"), "/v1/identity"),
+        (("ip", "list", "-n"), "/v1/ip"),
+        (("node", "list"), "/v1/cluster/nodes"),
+        (("map", "list"), "/v1/map"),
+        (("policy", "list"), "/v1/policy"),
+        (("policy", "selectors"), "/v1/policy/selectors"),
+        (("config", "get"), "/v1/config"),
+        (("status",), "/v1/healthz"),
+    ],
+)
+def test_answer_of_another_form(ask, agent, words, path, document) -> None:
+    """A document of another form is a message, never a traceback; -o json still shows it."""
+    agent.give(path, document)
+    result = ask(*words)
+    assert isinstance(result.exception, (SystemExit, type(None))), result.exception
+    assert "Traceback" not in result.output
+    assert len(result.output.splitlines()) < 4
+
+
 def test_endpoint_unknown(ask) -> None:
     """What the agent does not know is its own message, exit code 1."""
     result = ask("endpoint", "get", "7")
