@@ -45,8 +45,11 @@ def wanted(
 ) -> bool:
     """Say whether an event passes the filters; an empty filter lets everything pass.
 
-    An event's `source` is the endpoint that it is about, on whichever side `direction` says.
+    An event's `source` is the endpoint that it is about, on whichever side `direction` says. That
+    events were lost is never filtered away.
     """
+    if event.get("type") == "lost":
+        return True
     about, direction = event.get("source", 0), event.get("direction")
     sender = about if direction == "egress" else 0
     receivers = {event.get("dst_id", 0), about if direction == "ingress" else 0} - {0}
@@ -68,11 +71,15 @@ def event_line(event: Document) -> str:
         return _verdict(event)
     if kind == "trace":
         return _trace(event)
+    if kind == "lost":
+        return f"?? {event.get('count', 0)} events lost: they came faster than they were read"
     return f"?? event of type {kind}: {packet(event)}"
 
 
 def detail_lines(event: Document) -> list[str]:
     """Return what `-v` prints below an event: who the ends are and which rule decided."""
+    if event.get("type") == "lost":
+        return []
     lines = [
         f"    from {_end(event, 'src')}",
         f"    to   {_end(event, 'dst')}",

@@ -134,6 +134,13 @@ def test_filters(ask, agent, words, types) -> None:
     assert [json.loads(line)["type"] for line in result.output.splitlines()] == types
 
 
+def test_lost_events_are_always_told(ask, agent) -> None:
+    """A gap in the stream is shown whatever the filter."""
+    stream = json.dumps({"type": "lost", "count": 3}).encode()
+    agent.answers["/v1/monitor?last=0&follow=1"] = (200, stream)
+    assert "?? 3 events lost" in ask("monitor", "-v", "--type", "drop", "--from", "3").output
+
+
 def test_last(ask, agent) -> None:
     """--last N prints the last N and ends."""
     stream = "\n".join(json.dumps({**DROP, "line": n}) for n in range(5))
