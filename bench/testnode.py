@@ -256,7 +256,7 @@ class Node:
             inner.put(key.pack(), entry.pack())
             egress = key.shape >> 7
             shapes[key.identity != 0][egress] |= 1 << (key.shape & 0x7F)
-        self.maps["cilium_policy"].put_map(struct.pack("=I", policy_id), inner)
+        self.maps["cilium_policy"].put_maps({struct.pack("=I", policy_id): inner})
         info = abi.PolicyInfo(
             flags=flags,
             peer_shapes=(shapes[True][0], shapes[True][1]),

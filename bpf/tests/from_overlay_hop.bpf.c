@@ -17,10 +17,3 @@ int from_overlay_hop(struct __sk_buff *skb)
 {
 	return arrive_by_tunnel(skb) < 0 ? TC_SHOT : from_overlay(skb);
 }
-
-/* What the hop above adds to from_overlay, for the benchmark to take off. */
-SEC("tc")
-int only_hop(struct __sk_buff *skb)
-{
-	return arrive_by_tunnel(skb) < 0 ? TC_SHOT : TC_NEXT;
-}
