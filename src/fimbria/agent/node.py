@@ -7,6 +7,7 @@ that are pinned are taken over with what is in them. Nothing here awaits; caller
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from fimbria.agent.programs import (
     node_hooks,
     pod_hooks,
 )
-from fimbria.agent.wiring import Gateway
+from fimbria.agent.wiring import Cable, Gateway, connect
 from fimbria.datapath.abi import PolicyFlags, PolicyIds, PolicyInfo, Runtime
 from fimbria.kernel import objects_dir
 from fimbria.kernel.attach import Side
@@ -50,13 +51,21 @@ class Node:
     def __init__(self, config: Config, clock: SystemClock) -> None:
         self.config = config
         self.clock = clock
-        self.net = Net()
         self.pins = Pins(Path(config.bpf_root))
         self.ipam = Ipam(())
         self.gateway = Gateway()
         self.devices: NodeDevices | None = None
         self.maps = PinnedMaps(self.pins.maps, {})
         self._programs: Programs | None = None
+        self._local = threading.local()
+
+    @property
+    def net(self) -> Net:
+        """Return the calling thread's netlink socket: one must not be used by two at once."""
+        net: Net | None = getattr(self._local, "net", None)
+        if net is None:
+            net = self._local.net = Net()
+        return net
 
     @property
     def programs(self) -> Programs:
@@ -109,6 +118,12 @@ class Node:
             self.net.link_delete(node_devices.OVERLAY)
         self.gateway = Gateway(routers[4], routers[6], devices.device_mtu, devices.route_mtu)
         self._programs, self.devices = programs, devices
+
+    def connect_pod(
+        self, netns: str, container_id: str, ifname: str, ipv4: str, ipv6: str
+    ) -> Cable:
+        """Make a pod's cable; see `wiring.connect`."""
+        return connect(self.net, netns, container_id, ifname, ipv4, ipv6, self.gateway)
 
     def attach_pod(self, name: str, ifindex: int) -> None:
         """Attach the programs of one pod's device."""

@@ -1,0 +1,165 @@
+"""Identity numbers for sets of labels, the same on every node, without a coordinator.
+
+The number is a hash of the labels, and the API server's refusal to create an object twice settles
+everything else: a CiliumIdentity of that name with our labels is ours already, one with other
+labels sends us to the next candidate. Known labels cost nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from fimbria.model.identity import candidate
+from fimbria.sources.errors import KubeError, is_already_exists, is_not_found
+from fimbria.sources.resources import CILIUM_IDENTITIES, CiliumIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fimbria.sources.kube import KubeClient
+
+ATTEMPTS = 64
+CLUSTER_LOCAL = range(256, 65536)
+NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
+
+Labels = tuple[str, ...]
+"""Labels as `source:key=value`, sorted."""
+
+log = logging.getLogger(__name__)
+
+
+class NoIdentity(Exception):
+    """No number could be had for a set of labels."""
+
+
+def security_labels(labels: Labels) -> dict[str, str]:
+    """Return labels as CiliumIdentity has them: {"k8s:app": "x"}."""
+    found: dict[str, str] = {}
+    for label in labels:
+        key, _, value = label.partition("=")
+        found[key] = value
+    return found
+
+
+def labels_of(identity: CiliumIdentity) -> Labels:
+    """Return a CiliumIdentity's labels, sorted; the inverse of `security_labels`."""
+    return tuple(sorted(f"{key}={value}" for key, value in identity.security_labels.items()))
+
+
+def number_of(identity: CiliumIdentity) -> int | None:
+    """Return a CiliumIdentity's number, None for a name that is none."""
+    name = identity.metadata.name
+    return int(name) if name.isdecimal() and int(name) in CLUSTER_LOCAL else None
+
+
+class Identities:
+    """Which labels have which number. The reserved ones are not in here."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+        self._labels: dict[int, Labels] = {}
+        self._numbers: dict[Labels, int] = {}
+        self._pending: dict[Labels, asyncio.Future[int]] = {}
+
+    @property
+    def known(self) -> Mapping[int, Labels]:
+        """Return number -> labels."""
+        return self._labels
+
+    def learn(self, number: int, labels: Labels) -> None:
+        """Note an identity that the API has."""
+        old = self._labels.get(number)
+        if old is not None and old != labels and self._numbers.get(old) == number:
+            del self._numbers[old]
+        self._labels[number] = labels
+        # Two numbers for the same labels can come of a removed object; all nodes take the lower.
+        self._numbers[labels] = min(number, self._numbers.get(labels, number))
+
+    def forget(self, number: int) -> None:
+        """Note that the API no longer has an identity."""
+        labels = self._labels.pop(number, None)
+        if labels is not None and self._numbers.get(labels) == number:
+            del self._numbers[labels]
+            others = [n for n, have in self._labels.items() if have == labels]
+            if others:
+                self._numbers[labels] = min(others)
+
+    def number(self, labels: Labels) -> int | None:
+        """Return the number of labels that are known, None otherwise."""
+        return self._numbers.get(labels)
+
+    async def resolve(self, labels: Labels) -> int:
+        """Return the number of `labels`, created if it is new; raises KubeError, NoIdentity.
+
+        Callers that ask for the same labels at once share one request.
+        """
+        known = self._numbers.get(labels)
+        if known is not None:
+            return known
+        pending = self._pending.get(labels)
+        if pending is not None:
+            return await asyncio.shield(pending)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._pending[labels] = future
+        try:
+            number = await self._create(labels)
+        except BaseException as error:
+            future.set_exception(
+                NoIdentity("cancelled") if isinstance(error, asyncio.CancelledError) else error
+            )
+            future.exception()  # someone may or may not wait; neither is an error here
+            raise
+        else:
+            future.set_result(number)
+            return number
+        finally:
+            del self._pending[labels]
+
+    async def recreate(self, number: int, labels: Labels) -> None:
+        """Put back an identity that was removed while one of our endpoints uses it."""
+        try:
+            await self._client.create(CILIUM_IDENTITIES, _document(number, labels))
+        except KubeError as error:
+            if not is_already_exists(error):
+                raise
+        log.info("identity %d was removed while in use; put back", number)
+
+    async def _create(self, labels: Labels) -> int:
+        for attempt in range(ATTEMPTS):
+            number = candidate(labels, attempt)
+            have = self._labels.get(number)
+            if have is not None and have != labels:
+                continue
+            found = await self._claim(number, labels)
+            if found == labels:
+                self.learn(number, labels)
+                return self._numbers[labels]
+            if found is not None:
+                self.learn(number, found)
+        raise NoIdentity(f"no free identity for {', '.join(labels)} after {ATTEMPTS} attempts")
+
+    async def _claim(self, number: int, labels: Labels) -> Labels | None:
+        """Create an identity or read the one that is there; None if it went in between."""
+        try:
+            made = await self._client.create(CILIUM_IDENTITIES, _document(number, labels))
+        except KubeError as error:
+            if not is_already_exists(error):
+                raise
+            try:
+                made = await self._client.get(CILIUM_IDENTITIES, str(number))
+            except KubeError as missing:
+                if is_not_found(missing):
+                    return None
+                raise
+        return labels_of(made)
+
+
+def _document(number: int, labels: Labels) -> dict[str, object]:
+    values = security_labels(labels)
+    namespace = values.get(f"k8s:{NAMESPACE_LABEL}", "")
+    meta: dict[str, object] = {"name": str(number)}
+    if namespace:
+        meta["labels"] = {NAMESPACE_LABEL: namespace}
+    return {"metadata": meta, "security-labels": values}

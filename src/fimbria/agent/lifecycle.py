@@ -1,0 +1,310 @@
+"""Endpoints from birth to death: ADD, DEL, restart, and labels that change in between.
+
+Order is what matters here. Coming up: address, cable, state file, maps (policy among them), and
+only then the program that lets packets in. Going down: the device first, the address last. Whatever
+moment the agent is killed at, the state files and the pinned maps tell the next one what to finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from fimbria.agent import statefiles, wiring
+from fimbria.agent.cniresult import (
+    IO_FAILURE,
+    NOT_AVAILABLE,
+    TRY_AGAIN,
+    UNKNOWN_CONTAINER,
+    CniError,
+)
+from fimbria.agent.endpoints import Endpoint, NoEndpointId, State
+from fimbria.agent.identities import NoIdentity
+from fimbria.agent.ipam import AddressTaken, PoolExhausted
+from fimbria.agent.statefiles import EndpointFile, mac_text
+from fimbria.kernel.errors import BpfError, NetlinkError
+from fimbria.sources.errors import KubeError, KubeUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from fimbria.agent.apply import Applier
+    from fimbria.agent.cluster import Cluster, PodView
+    from fimbria.agent.cniresult import Request
+    from fimbria.agent.endpoints import Endpoints
+    from fimbria.agent.identities import Identities
+    from fimbria.agent.node import Node
+
+READY_PATIENCE = 40.0
+POD_PATIENCE = 10.0
+INIT_IDENTITY = 5
+INIT_LABELS = ("reserved:init",)
+
+_OUR_DEVICE = re.compile(rf"{wiring.PREFIX}[0-9a-f]{{{wiring.HASH_DIGITS}}}")
+
+log = logging.getLogger(__name__)
+
+
+class Lifecycle:
+    """Creates, restores, relabels and removes the node's endpoints.
+
+    `changed` is called with an endpoint whose published object may need renewing; `gone` with the
+    addresses of one that is no more.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        endpoints: Endpoints,
+        cluster: Cluster,
+        identities: Identities,
+        applier: Applier,
+        state_dir: Path,
+    ) -> None:
+        self.ready = asyncio.Event()
+        self.changed: Callable[[Endpoint], None] = lambda endpoint: None
+        self.gone: Callable[[EndpointFile], None] = lambda file: None
+        self._node = node
+        self._endpoints = endpoints
+        self._cluster = cluster
+        self._identities = identities
+        self._applier = applier
+        self._state_dir = state_dir
+        # Each lives as long as somebody holds or awaits it.
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    async def add(self, request: Request) -> EndpointFile:
+        """Connect a container; raises CniError. An endpoint it has already is made anew."""
+        await self.wait_ready()
+        key = (request.container_id, request.ifname)
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            old = self._endpoints.of_container(*key)
+            if old is not None:
+                await self._remove(old)
+            return await self._add(request)
+
+    async def _add(self, request: Request) -> EndpointFile:
+        owner = f"{request.container_id}:{request.ifname}"
+        node = self._node
+        try:
+            lease = node.ipam.allocate(owner)
+        except PoolExhausted as error:
+            raise CniError(
+                TRY_AGAIN, f"{error}; delete pods, or give the node another pod CIDR"
+            ) from error
+        ipv4, ipv6 = str(lease.ipv4 or ""), str(lease.ipv6 or "")
+        number = 0
+        try:
+            number = self._endpoints.reserve_id()
+            cable, pod = await self._cable_and_pod(request, ipv4, ipv6)
+            identity = await self._identity(pod)
+            file = EndpointFile(
+                id=number,
+                container_id=request.container_id,
+                container_ifname=request.ifname,
+                namespace=request.namespace,
+                pod=request.pod,
+                pod_uid=pod.uid if pod else request.pod_uid,
+                netns=request.netns,
+                ifname=cable.ifname,
+                ifindex=cable.ifindex,
+                mac=mac_text(cable.mac),
+                node_mac=mac_text(cable.node_mac),
+                ipv4=ipv4,
+                ipv6=ipv6,
+                identity=identity,
+                labels=pod.labels if pod else INIT_LABELS,
+                named_ports=pod.named_ports if pod else (),
+            )
+            await asyncio.to_thread(statefiles.write_endpoint, self._state_dir, file)
+            await self._start(file)
+        except BaseException as error:
+            await asyncio.shield(self._undo(request, number, ipv4, ipv6))
+            raise _cni_error(error) from error
+        return file
+
+    async def _start(self, file: EndpointFile) -> None:
+        """Put the maps in place, then let packets in."""
+        endpoint = Endpoint(file, State.WAITING_TO_REGENERATE)
+        self._endpoints.add(endpoint)
+        self._cluster.set_endpoint(file)
+        endpoint.to(State.REGENERATING, "created")
+        await self._applier.flush()
+        await asyncio.to_thread(self._node.attach_pod, file.ifname, file.ifindex)
+        if endpoint.state is State.REGENERATING:
+            endpoint.to(State.READY, "connected")
+        self.changed(endpoint)
+        log.info("endpoint %d: %s connected, %s %s identity %d",
+                 file.id, endpoint.name, file.ipv4, file.ipv6, file.identity)  # fmt: skip
+
+    async def _cable_and_pod(
+        self, request: Request, ipv4: str, ipv6: str
+    ) -> tuple[wiring.Cable, PodView | None]:
+        """Make the cable while the pod's object may still be on its way."""
+        connecting = asyncio.to_thread(
+            self._node.connect_pod,
+            request.netns,
+            request.container_id,
+            request.ifname,
+            ipv4,
+            ipv6,
+        )
+        cable, pod = await asyncio.gather(connecting, self._pod(request), return_exceptions=True)
+        for outcome in (cable, pod):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        assert isinstance(cable, wiring.Cable)
+        assert not isinstance(pod, BaseException)
+        return cable, pod
+
+    async def _pod(self, request: Request) -> PodView | None:
+        """Return the request's pod; None for a container that is no pod."""
+        if not request.pod:
+            return None
+        try:
+            async with asyncio.timeout(POD_PATIENCE):
+                return await self._cluster.pod(request.namespace, request.pod, request.pod_uid)
+        except TimeoutError:
+            raise CniError(
+                TRY_AGAIN,
+                f"pod {request.namespace}/{request.pod} is not known to the API, or its "
+                "namespace is not: see that the agent reaches the API (fimbria status)",
+            ) from None
+
+    async def _identity(self, pod: PodView | None) -> int:
+        if pod is None:
+            return INIT_IDENTITY
+        return await self._identities.resolve(pod.labels)
+
+    async def _undo(self, request: Request, number: int, ipv4: str, ipv6: str) -> None:
+        """Take back what a failed ADD did."""
+        endpoint = self._endpoints.of_container(request.container_id, request.ifname)
+        if endpoint is not None:
+            await self._remove(endpoint)
+            return
+        name = wiring.host_name(request.container_id, request.ifname)
+        await asyncio.to_thread(self._node.remove_pod, name)
+        if number:
+            await asyncio.to_thread(statefiles.remove_endpoint, self._state_dir, number)
+            self._endpoints.unreserve(number)
+        for address in filter(None, (ipv4, ipv6)):
+            self._node.ipam.release(address)
+
+    async def remove(self, container_id: str, ifname: str) -> None:
+        """Disconnect a container's interface, all of them if `ifname` is ""; none is no error."""
+        found = False
+        for file in [endpoint.file for endpoint in self._endpoints]:
+            if file.container_id != container_id or ifname not in ("", file.container_ifname):
+                continue
+            found = True
+            key = (file.container_id, file.container_ifname)
+            lock = self._locks.setdefault(key, asyncio.Lock())
+            async with lock:
+                endpoint = self._endpoints.of_container(*key)
+                if endpoint is not None:
+                    await self._remove(endpoint)
+        if not found and ifname and self._node.ready:
+            # An ADD that the agent did not live to finish leaves its device behind.
+            name = wiring.host_name(container_id, ifname)
+            await asyncio.to_thread(self._node.remove_pod, name)
+
+    async def _remove(self, endpoint: Endpoint) -> None:
+        file = endpoint.file
+        endpoint.to(State.DISCONNECTING, "deleted")
+        await asyncio.to_thread(self._node.remove_pod, file.ifname)
+        self._cluster.remove_endpoint(file.id)
+        # The maps follow; the id and the addresses are free only when nothing refers to them.
+        await self._applier.flush()
+        await asyncio.to_thread(statefiles.remove_endpoint, self._state_dir, file.id)
+        endpoint.to(State.DISCONNECTED)
+        self._endpoints.remove(endpoint)
+        for address in filter(None, (file.ipv4, file.ipv6)):
+            self._node.ipam.release(address)
+        self.gone(file)
+        log.info("endpoint %d: %s disconnected", file.id, endpoint.name)
+
+    def restore(self) -> list[EndpointFile]:
+        """Take up the endpoints that were there before us; return them.
+
+        An endpoint whose device is gone (the pod, or the machine, was stopped meanwhile) is
+        forgotten; a device of ours that no endpoint has is removed.
+        """
+        links = {link.name: link for link in self._node.net.links().values()}
+        kept: list[EndpointFile] = []
+        for file in statefiles.endpoints(self._state_dir):
+            link = links.get(file.ifname)
+            if link is None or link.ifindex != file.ifindex:
+                log.info("endpoint %d: its device %s is gone", file.id, file.ifname)
+                statefiles.remove_endpoint(self._state_dir, file.id)
+                continue
+            kept.append(file)
+            self._endpoints.add(Endpoint(file, State.RESTORING))
+            self._cluster.set_endpoint(file)
+        names = {file.ifname for file in kept}
+        for name in links:
+            if _OUR_DEVICE.fullmatch(name) and name not in names:
+                log.info("device %s: left by an ADD that was not finished; removed", name)
+                self._node.net.link_delete(name)
+        return kept
+
+    def claim_addresses(self) -> None:
+        """Mark the restored endpoints' addresses as in use, once the pod CIDRs are known."""
+        for endpoint in self._endpoints:
+            owner = f"{endpoint.file.container_id}:{endpoint.file.container_ifname}"
+            for address in filter(None, (endpoint.file.ipv4, endpoint.file.ipv6)):
+                try:
+                    self._node.ipam.claim(address, owner)
+                except AddressTaken as error:
+                    log.warning("endpoint %d: %s", endpoint.id, error)
+
+    async def relabel(self, endpoint: Endpoint, pod: PodView) -> None:
+        """Give an endpoint the identity of its pod's labels as they are now."""
+        file = endpoint.file
+        if endpoint.state in (State.DISCONNECTING, State.DISCONNECTED):
+            return
+        if (file.labels, file.named_ports) == (pod.labels, pod.named_ports) and file.identity:
+            return
+        identity = await self._identities.resolve(pod.labels)
+        if endpoint.file is not file or self._endpoints.get(endpoint.id) is not endpoint:
+            return  # removed or changed while we waited; whoever did it is right
+        changed = msgspec.structs.replace(
+            file, identity=identity, labels=pod.labels, named_ports=pod.named_ports, pod_uid=pod.uid
+        )
+        await asyncio.to_thread(statefiles.write_endpoint, self._state_dir, changed)
+        endpoint.file = changed
+        self._cluster.set_endpoint(changed)
+        endpoint.log.append({"state": str(endpoint.state), "message": f"identity {identity}"})
+        await self._applier.flush()
+        self.changed(endpoint)
+
+    async def wait_ready(self) -> None:
+        """Wait until the node takes pods; CniError that says to try again."""
+        try:
+            async with asyncio.timeout(READY_PATIENCE):
+                await self.ready.wait()
+        except TimeoutError:
+            raise CniError(
+                TRY_AGAIN, "the agent is starting and waits for the API: see its log"
+            ) from None
+
+
+def _cni_error(error: BaseException) -> BaseException:
+    """Return what a runtime should be told for an error of ours."""
+    match error:
+        case wiring.NoNetns():
+            return CniError(UNKNOWN_CONTAINER, str(error))
+        case wiring.WiringError():
+            return CniError(IO_FAILURE, str(error))
+        case NoEndpointId() | NoIdentity() | KubeError() | KubeUnreachable():
+            return CniError(TRY_AGAIN, str(error))
+        case BpfError() | NetlinkError() | OSError():
+            return CniError(NOT_AVAILABLE, f"the kernel refused: {error}")
+        case _:
+            return error
