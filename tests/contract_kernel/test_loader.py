@@ -151,14 +151,16 @@ def test_identity(probe: Path, pins: Path) -> None:
     """A pinned program tells what it came from, and whether its maps are those pinned now."""
     wanted, other = identity(probe), identity(probe, {"cfg_answer": 8})
     assert wanted != other
-    place = pins.parent / "probe_drop"
-    with load_object(probe, pins=pins, programs=["probe_calls", "probe_policy_lookup"]) as loaded:
+    place = pins.parent / "probe_policy_lookup"
+    with load_object(probe, pins=pins, programs=GOOD) as loaded:
         assert loaded.identity == wanted
         assert loaded_identity(loaded.programs["probe_calls"].fd) == wanted
         loaded.programs["probe_policy_lookup"].pin(place)
-    fd = open_current(place, wanted, pins)
-    assert fd is not None
-    os.close(fd)
+        loaded.programs["probe_emit"].pin(pins.parent / "probe_emit")
+    for pin in (place, pins.parent / "probe_emit"):  # the latter uses a map that has no pin
+        fd = open_current(pin, wanted, pins)
+        assert fd is not None
+        os.close(fd)
     assert open_current(place, other, pins) is None
     assert open_current(pins.parent / "nothing", wanted, pins) is None
     (pins / "probe_policy").unlink()

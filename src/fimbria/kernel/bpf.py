@@ -66,7 +66,6 @@ __all__ = [
     "link_update",
     "open_pin",
     "pin",
-    "prog_by_id",
     "prog_info",
     "prog_load",
     "run_syscall",
@@ -167,12 +166,6 @@ def btf_load(raw: bytes) -> int:
 def bind_map(prog_fd: int, map_fd: int) -> None:
     """Ties a map to a program that does not use it, so that it is listed and lives with it."""
     bpf(Cmd.PROG_BIND_MAP, bytearray(struct.pack("=III", prog_fd, map_fd, 0)), "bind map")
-
-
-def prog_by_id(prog_id: int) -> int:
-    """Descriptor of the program of that kernel id."""
-    attr = bytearray(struct.pack("=III", prog_id, 0, 0))
-    return bpf(Cmd.PROG_GET_FD_BY_ID, attr, f"open program id {prog_id}")
 
 
 def prog_info(prog_fd: int) -> ProgInfo:

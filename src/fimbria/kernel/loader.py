@@ -188,28 +188,37 @@ def loaded_identity(prog_fd: int) -> str | None:
 
 def open_current(program_pin: Path, wanted: str, pins: Path) -> int | None:
     """Descriptor of a pinned program if it came from the object of identity `wanted` and uses
-    the maps that are pinned below `pins` now; else None.
+    the maps that are pinned in `pins` now (and private ones); else None.
     """
     try:
         fd = open_pin(program_pin)
     except BpfError:
         return None
+    try:
+        current = _came_from(fd, pins) == wanted
+    except BaseException:
+        os.close(fd)
+        raise
+    if current:
+        return fd
+    os.close(fd)
+    return None
+
+
+def _came_from(prog_fd: int, pins: Path) -> str | None:
+    """The program's identity; None also if a map that it uses is not the one pinned now."""
     pinned: set[int] = set()
     for entry in pins.iterdir():
         with BpfMap.open(entry) as held:
             pinned.add(held.id)
     found = None
-    for map_id in prog_info(fd).map_ids:
+    for map_id in prog_info(prog_fd).map_ids:
         with BpfMap.by_id(map_id) as held:
             if held.name.startswith(_IDENTITY):
                 found = held.name.removeprefix(_IDENTITY)
             elif map_id not in pinned and not held.name.startswith("."):
-                found = None
-                break
-    if found == wanted:
-        return fd
-    os.close(fd)
-    return None
+                return None
+    return found
 
 
 def _load_btf(source: ObjectFile) -> int:

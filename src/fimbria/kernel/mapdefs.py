@@ -104,7 +104,10 @@ def resized(definition: MapDef, max_entries: int) -> MapDef:
 
 
 def create(definition: MapDef, btf_fd: int) -> BpfMap:
-    """Makes the map (and, for a map of maps, a template that is closed again)."""
+    """Makes the map (and, for a map of maps, a template that is closed again).
+
+    In the kernel, a map that is private to an object has a dot before its name, as global data.
+    """
     inner = create(replace(definition.inner, btf=(0, 0)), 0) if definition.inner else None
     typed = definition.type not in _UNTYPED and all(definition.btf)
     try:
@@ -114,7 +117,7 @@ def create(definition: MapDef, btf_fd: int) -> BpfMap:
             value_size=definition.value_size,
             max_entries=definition.max_entries,
             flags=definition.flags,
-            name=definition.name.replace(".", "_"),
+            name=definition.name if definition.pinned else f".{definition.name}",
             inner=inner,
             btf=(btf_fd, *definition.btf) if typed else (0, 0, 0),
         )
