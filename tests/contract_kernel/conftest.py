@@ -20,7 +20,7 @@ from fimbria.kernel.objectfile import ObjectFile
 from fimbria.kernel.store import PinnedMaps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fimbria.kernel import port
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GOOD = ("probe_constants", "probe_calls", "probe_drop", "probe_policy_lookup", "probe_emit")
 
 
-def compile_bpf(source: Path, out: Path, *flags: str) -> Path:
+def compile_bpf(source: Path, out: Path) -> Path:
     """Compiles one C file as the datapath is compiled."""
     headers = Path(ziglang.__file__).parent / "lib" / "libc" / "include"
     cache = str(ROOT / "build" / "zig-cache")
@@ -36,11 +36,17 @@ def compile_bpf(source: Path, out: Path, *flags: str) -> Path:
         *(sys.executable, "-m", "ziglang", "cc", "-target", "bpfel-freestanding-none"),
         *("-mcpu=v3", "-O2", "-g", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"),
         *("-isystem", str(headers / "any-linux-any"), "-isystem", str(headers / "x86-linux-any")),
-        *("-I", str(ROOT / "bpf"), *flags, "-c", str(source), "-o", str(out)),
+        *("-I", str(ROOT / "bpf"), "-c", str(source), "-o", str(out)),
     ]
     environment = os.environ | {"ZIG_LOCAL_CACHE_DIR": cache, "ZIG_GLOBAL_CACHE_DIR": cache}
     subprocess.run(command, check=True, env=environment)
     return out
+
+
+@pytest.fixture(scope="session")
+def compiler() -> Callable[[Path, Path], Path]:
+    """Compiles (source, object) as the datapath is compiled."""
+    return compile_bpf
 
 
 @pytest.fixture(scope="session")

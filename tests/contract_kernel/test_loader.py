@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +17,7 @@ from fimbria.kernel.errors import AbiMismatch, IncompatibleMap, ObjectError, Ver
 from fimbria.kernel.loader import identity, load_object, loaded_identity, open_current
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.root
 GOOD = ("probe_constants", "probe_calls", "probe_drop", "probe_policy_lookup", "probe_emit")
@@ -105,6 +107,51 @@ def test_a_pin_of_another_shape_is_not_touched(
         with BpfMap.open(place) as still:
             assert still.id == other.id
     assert [path.name for path in pins.iterdir()] == ["probe_lxc"]
+
+
+def test_a_pin_of_another_layout_is_not_touched(
+    probe: Path, pins: Path, tmp_path: Path, compiler: Callable[[Path, Path], Path]
+) -> None:
+    """A pinned map of the right sizes whose fields mean something else is refused, with the field;
+    what is compatible goes on being used.
+    """
+    source = Path(__file__).with_name("probe.bpf.c")
+    header = "struct probe_value { __u32 other, ifindex; __u8 rest[40]; };\n"
+    text = source.read_text().replace('#include "../../bpf/abi.h"\n', '#include "abi.h"\n' + header)
+    changed = tmp_path / "changed.bpf.c"
+    changed.write_text(text.replace("struct endpoint_info", "struct probe_value"))
+    other = compiler(changed, tmp_path / "changed.o")
+    with load_object(other, pins=pins, programs=()) as held:
+        with pytest.raises(IncompatibleMap, match=r"layout of its value is .*other@0:u32"):
+            load_object(probe, pins=pins, programs=())
+        (pins / "probe_lxc").unlink()
+        with BpfMap.create(MapType.HASH, key_size=8, value_size=16, max_entries=3) as inner:
+            held.maps["probe_policy"].put_maps({index(0): inner})
+        load_object(probe, pins=pins, programs=()).close()
+
+
+def test_the_inner_maps_are_looked_at(probe: Path, pins: Path) -> None:
+    """A pinned map of maps whose inner maps have another shape is refused."""
+    with (
+        BpfMap.create(MapType.HASH, key_size=8, value_size=12, max_entries=3) as inner,
+        BpfMap.create(
+            MapType.ARRAY_OF_MAPS, key_size=4, value_size=4, max_entries=4, inner=inner
+        ) as outer,
+    ):
+        outer.put_maps({index(2): inner})
+        outer.pin(pins / "probe_policy")
+        with pytest.raises(IncompatibleMap, match=r"inner map of .*probe_policy: value_size is 12"):
+            load_object(probe, pins=pins, programs=())
+
+
+def test_loading_at_the_same_time(probe: Path, pins: Path) -> None:
+    """Two that load at once end up with the same maps."""
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load_object(probe, pins=pins, programs=()), range(8)))
+    assert len({held.maps["probe_lxc"].id for held in loaded}) == 1
+    assert sum(len(held.new_pins) for held in loaded) == 2
+    for held in loaded:
+        held.close()
 
 
 def test_given_maps_are_used(probe: Path) -> None:

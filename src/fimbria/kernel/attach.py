@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fimbria.kernel import bpf
 from fimbria.kernel.bpf import AttachType, BpfError, is_not_found
 from fimbria.kernel.errors import UnsupportedKernel
-from fimbria.kernel.syscall import kernel_release
+from fimbria.kernel.syscall import kernel_version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +38,7 @@ class Outcome(StrEnum):
 
 
 _TYPES = {Side.INGRESS: AttachType.TCX_INGRESS, Side.EGRESS: AttachType.TCX_EGRESS}
+_TCX_SINCE = (6, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,11 @@ class Attached:
 def attach(prog_fd: int, ifindex: int, side: Side, pin: Path) -> Outcome:
     """Sees to it that the program is attached to that side of the device, pinned at `pin`.
 
-    A pinned link that is alive on that device is updated in one step; one whose device is gone,
-    or another, is removed. Raises BpfError (is_gone if there is no such device), and
-    UnsupportedKernel where there is no TCX.
+    A pinned link that is alive on that device is updated in one step (0.1 ms); one whose device is
+    gone, or another, is removed. A new link makes the kernel wait, with its network lock held,
+    until all CPUs have seen it (about 8 ms): attach last, and not on an event loop.
+
+    Raises BpfError (is_gone if there is no such device), UnsupportedKernel where there is no TCX.
     """
     found = inspect(pin)
     if found is not None and (found.ifindex, found.side) == (ifindex, side):
@@ -138,8 +141,8 @@ def _create(prog_fd: int, ifindex: int, side: Side) -> int:
     try:
         return bpf.link_create(prog_fd, ifindex, _TYPES[side])
     except BpfError as error:
-        if error.errno == errno.EINVAL:
+        if error.errno == errno.EINVAL and kernel_version() < _TCX_SINCE:
             raise UnsupportedKernel(
-                f"TCX is refused by this kernel ({kernel_release()}): 6.6 or newer is needed"
+                f"this kernel ({os.uname().release}) has no TCX: 6.6 or newer is needed"
             ) from error
         raise

@@ -9,13 +9,15 @@ what it holds may be what forwards packets right now.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from fimbria.kernel import errors
 from fimbria.kernel.btf import Btf, Kind
 from fimbria.kernel.errors import IncompatibleMap
 from fimbria.kernel.maps import BpfMap
-from fimbria.kernel.syscall import OF_MAPS, MapType
+from fimbria.kernel.syscall import OF_MAPS, MapType, btf_raw
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +36,9 @@ _UNTYPED = OF_MAPS | {MapType.PROG_ARRAY, MapType.RINGBUF}
 
 @dataclass(frozen=True, slots=True)
 class MapDef:
-    """One definition; sizes in bytes, `btf` the type ids of key and value (0 none)."""
+    """One definition; sizes in bytes, `btf` the type ids of key and value (0 none), `layouts`
+    their canonical texts (Btf.layout).
+    """
 
     name: str
     type: int
@@ -45,6 +49,7 @@ class MapDef:
     pinned: bool
     btf: tuple[int, int]
     inner: MapDef | None
+    layouts: tuple[str, str] = ("", "")
 
 
 def map_defs(btf: Btf) -> dict[str, MapDef]:
@@ -95,7 +100,12 @@ def _definition(btf: Btf, name: str, type_id: int) -> MapDef:
         pinned=numbers["pinning"] == 1,
         btf=(types["key"], types["value"]),
         inner=inner,
+        layouts=_layouts(btf, types["key"], types["value"]),
     )
+
+
+def _layouts(btf: Btf, key: int, value: int) -> tuple[str, str]:
+    return (btf.layout(key) if key else "", btf.layout(value) if value else "")
 
 
 def resized(definition: MapDef, max_entries: int) -> MapDef:
@@ -127,14 +137,42 @@ def create(definition: MapDef, btf_fd: int) -> BpfMap:
 
 
 def check(found: BpfMap, definition: MapDef, where: Path | str) -> BpfMap:
-    """Returns `found` if programs built for `definition` can use it, else IncompatibleMap."""
+    """Returns `found` if programs built for `definition` can use it, else IncompatibleMap.
+
+    Compared are type, sizes and flags, the layouts of key and value where the kernel knows them,
+    and for a map of maps the same of an inner map that it holds.
+    """
     for field in ("type", "key_size", "value_size", "flags"):
         have, want = getattr(found, field), getattr(definition, field)
         if have != want:
             if field == "type":
                 have, want = _type_name(have), _type_name(want)
             raise IncompatibleMap(where, field, have, want)
+    if found.btf_id and all(definition.layouts):
+        kernel = _kernel_btf(found.btf_id)
+        held = _layouts(kernel, *found.btf_types)
+        for field, have, want in zip(("key", "value"), held, definition.layouts, strict=True):
+            if have and have != want:
+                raise IncompatibleMap(where, f"layout of its {field}", *_difference(have, want))
+    if definition.inner:
+        for key in found.items():
+            if (inner := found.get_map(key)) is not None:
+                with inner:
+                    check(inner, definition.inner, f"inner map of {where}")
+                break
     return found
+
+
+def _difference(have: str, want: str) -> tuple[str, str]:
+    """The first members in which two layouts differ."""
+    pairs = zip_longest(have.split(","), want.split(","), fillvalue="nothing")
+    return next(((one, other) for one, other in pairs if one != other), (have, want))
+
+
+@cache
+def _kernel_btf(btf_id: int) -> Btf:
+    """A BTF blob that the kernel holds; ids are not used twice."""
+    return Btf(btf_raw(btf_id))
 
 
 def _type_name(number: int) -> str:

@@ -59,6 +59,8 @@ class BpfMap:
         self.max_entries: int = fields[4]
         self.flags: int = fields[5]
         self.name: str = fields[6].split(b"\0")[0].decode()
+        self.btf_id: int = fields[11]
+        self.btf_types: tuple[int, int] = fields[12], fields[13]  # of key and value
         self.per_cpu = self.type in PER_CPU
         self._stride = (self.value_size + 7) // 8 * 8 if self.per_cpu else self.value_size
         self._cpus = possible_cpus() if self.per_cpu else 1

@@ -39,6 +39,7 @@ class Cmd(IntEnum):
     MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
     BTF_LOAD = 18
+    BTF_GET_FD_BY_ID = 19
     MAP_FREEZE = 22
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
@@ -136,6 +137,21 @@ def info(fd: int, size: int) -> bytes:
     return buffer.raw[:size]
 
 
+def btf_raw(btf_id: int) -> bytes:
+    """The BTF blob of that kernel id."""
+    attr = bytearray(struct.pack("=III", btf_id, 0, 0))
+    fd = bpf(Cmd.BTF_GET_FD_BY_ID, attr, f"open BTF id {btf_id}")
+    try:
+        size = struct.unpack_from("=I", info(fd, 32), 8)[0]
+        blob, described = writable(size), writable(32)
+        struct.pack_into("=QI", described, 0, address(blob), size)
+        attr = bytearray(struct.pack("=IIQ", fd, 32, address(described)))
+        bpf(Cmd.OBJ_GET_INFO_BY_FD, attr, f"read BTF id {btf_id}")
+        return blob.raw[:size]
+    finally:
+        os.close(fd)
+
+
 def pin(fd: int, path: Path) -> None:
     """Gives a map, program or link a name in a bpffs; BpfError (is_exists) if it is taken."""
     text = readable(os.fsencode(path))
@@ -170,9 +186,10 @@ def possible_cpus() -> int:
     return int(ranges[-1].split("-")[-1]) + 1
 
 
-def kernel_release() -> str:
-    """The running kernel's release, for error messages."""
-    return os.uname().release
+def kernel_version() -> tuple[int, int]:
+    """Major and minor version of the running kernel."""
+    major, minor = os.uname().release.split("-")[0].split(".")[:2]
+    return int(major), int(minor)
 
 
 _NUMBER = _NUMBERS.get(platform.machine())
