@@ -1,0 +1,1 @@
+"""What the cluster says, as frozen values: labels, identities, selectors, policies. No I/O."""

@@ -1,0 +1,126 @@
+"""Reading documents field by field: types checked, unknown fields refused, paths in every error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from fimbria.model.policy import PolicyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+UNSUPPORTED = "not supported by this version"
+
+
+class Fields:
+    """One mapping of a document. Fields that nobody took are an error at `done`.
+
+    A field that is null counts as absent (Kubernetes). All methods raise PolicyError.
+    """
+
+    def __init__(self, value: Any, path: str) -> None:
+        if not isinstance(value, dict):
+            raise PolicyError(path, f"expected a mapping, not {_kind(value)}")
+        self.path = path
+        self._left = {
+            str(key): item
+            for key, item in cast("dict[Any, Any]", value).items()
+            if item is not None
+        }
+
+    def at(self, name: str) -> str:
+        """Return the path of a field."""
+        return f"{self.path}.{name}" if self.path else name
+
+    def has(self, name: str) -> bool:
+        """Return whether a field is present and not taken yet."""
+        return name in self._left
+
+    def any(self, name: str) -> Any:
+        """Take a field of any type; None if it is absent."""
+        return self._left.pop(name, None)
+
+    def text(self, name: str, default: str = "") -> str:
+        """Take a string."""
+        return self._typed(name, str, "a string", default)
+
+    def flag(self, name: str) -> bool | None:
+        """Take a boolean; None if it is absent."""
+        return self._typed(name, bool, "true or false", None)
+
+    def integer(self, name: str) -> int | None:
+        """Take an integer; None if it is absent."""
+        value = self.any(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise PolicyError(self.at(name), f"expected an integer, not {_kind(value)}")
+        return value
+
+    def mapping(self, name: str) -> Fields | None:
+        """Take a mapping; None if it is absent."""
+        value = self.any(name)
+        return None if value is None else Fields(value, self.at(name))
+
+    def items(self, name: str) -> list[tuple[str, Any]] | None:
+        """Take a list, as (path, item) each; None if it is absent."""
+        value = self.any(name)
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise PolicyError(self.at(name), f"expected a list, not {_kind(value)}")
+        items = cast("list[Any]", value)
+        return [(f"{self.at(name)}[{index}]", item) for index, item in enumerate(items)]
+
+    def each(self, name: str, read: Callable[[Any, str], T]) -> tuple[T, ...] | None:
+        """Take a list and read every item with `read(item, path)`; None if it is absent."""
+        items = self.items(name)
+        return None if items is None else tuple(read(item, path) for path, item in items)
+
+    def texts(self, name: str) -> dict[str, str]:
+        """Take a mapping of strings to strings; empty if it is absent."""
+        value = self.any(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise PolicyError(self.at(name), f"expected a mapping, not {_kind(value)}")
+        found: dict[str, str] = {}
+        for key, item in cast("dict[Any, Any]", value).items():
+            if not isinstance(key, str) or not isinstance(item, str):
+                raise PolicyError(f"{self.at(name)}.{key}", "expected strings")
+            found[key] = item
+        return found
+
+    def refuse(self, names: Iterable[str], reason: str = UNSUPPORTED) -> None:
+        """Raise if one of these fields is present."""
+        for name in names:
+            if name in self._left:
+                raise PolicyError(self.at(name), reason)
+
+    def done(self) -> None:
+        """Raise if a field is left that nobody took."""
+        for name in self._left:
+            raise PolicyError(self.at(name), "unknown field")
+
+    def _typed(self, name: str, kind: type[T], called: str, default: T | None) -> Any:
+        value = self.any(name)
+        if value is None:
+            return default
+        if not isinstance(value, kind):
+            raise PolicyError(self.at(name), f"expected {called}, not {_kind(value)}")
+        return value
+
+
+def word(value: Any, path: str) -> str:
+    """Read a list item that is a string."""
+    if not isinstance(value, str):
+        raise PolicyError(path, f"expected a string, not {_kind(value)}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "a string", bool: "a boolean", int: "a number"}
+    return names.get(type(cast("object", value)), type(cast("object", value)).__name__)

@@ -1,0 +1,49 @@
+"""Identities: a number per distinct set of labels.
+
+Reserved numbers have fixed labels. All others are found by hashing the labels, so that every node
+finds the same number without asking another; a number that other labels hold already sends the
+finder to the next attempt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from fimbria.datapath.abi import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from fimbria.model.labels import Labels
+
+FIRST, LAST = 256, 65535
+"""Numbers of the cluster's own identities."""
+
+RESERVED: Mapping[int, Labels] = {
+    Identity.HOST: ("reserved:host",),
+    Identity.WORLD: ("reserved:world",),
+    Identity.UNMANAGED: ("reserved:unmanaged",),
+    Identity.HEALTH: ("reserved:health",),
+    Identity.INIT: ("reserved:init",),
+    Identity.REMOTE_NODE: ("reserved:remote-node",),
+    Identity.KUBE_APISERVER: ("reserved:kube-apiserver", "reserved:remote-node"),
+    Identity.INGRESS: ("reserved:ingress",),
+    Identity.WORLD_IPV4: ("reserved:world-ipv4",),
+    Identity.WORLD_IPV6: ("reserved:world-ipv6",),
+}
+"""Labels of the reserved identities."""
+
+
+def candidate(labels: Iterable[str], attempt: int = 0) -> int:
+    """Return the number to try for `labels` (in any order) at the given attempt, from 0."""
+    digest = hashlib.blake2b("\0".join(sorted(labels)).encode(), digest_size=8)
+    digest.update(attempt.to_bytes(4, "big"))
+    return FIRST + int.from_bytes(digest.digest(), "big") % (LAST - FIRST + 1)
+
+
+def world(family_bits: int, *, dual_stack: bool) -> int:
+    """Return the identity of addresses outside the cluster; `family_bits` is 32 or 128."""
+    if not dual_stack:
+        return Identity.WORLD
+    return Identity.WORLD_IPV4 if family_bits == 32 else Identity.WORLD_IPV6

@@ -1,0 +1,137 @@
+"""Policies as values: what a manifest says once read, whatever its kind.
+
+    Policy ── Spec (whom it is about) ── Rule (direction, allow or deny) ── Peer, PortSpec
+
+Every part remembers the path of the field that it came from, so that a verdict can be traced to it.
+The language is the one of NetworkPolicy, CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy;
+what this version does not enforce is not represented: such an object carries a refusal instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fimbria.datapath.abi import Direction
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fimbria.model.selector import Selector
+
+TCP, UDP, SCTP, ICMP, ICMPV6 = 6, 17, 132, 1, 58
+PROTOCOLS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP, "ICMP": ICMP, "ICMPv6": ICMPV6}
+PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
+DIRECTIONS = (Direction.INGRESS, Direction.EGRESS)
+
+NamedPort = tuple[str, int, str]
+"""A port that a pod names: name, number, protocol ("TCP", "UDP", "SCTP")."""
+
+
+class PolicyError(Exception):
+    """A policy object that cannot be enforced: which field, and why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}" if path else reason)
+        self.path = path
+        self.reason = reason
+
+
+class PolicyKey(NamedTuple):
+    """What an object is called; sorts in the order in which objects are considered."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        where = f"{self.namespace}/" if self.namespace else ""
+        return f"{self.kind} {where}{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class PortSpec:
+    """Protocols and ports of a rule.
+
+    `protocols` are IP protocol numbers, empty for every protocol. `ports` is (first, last), both
+    included, None for all of the protocol; for ICMP it is the type. `name` is resolved at the pod
+    that receives.
+    """
+
+    path: str
+    protocols: tuple[int, ...] = ()
+    ports: tuple[int, int] | None = None
+    name: str = ""
+
+    def matches(self, protocol: int, port: int, named: frozenset[NamedPort]) -> bool:
+        """Return whether a packet's protocol and destination port are meant.
+
+        `named` are the ports that the receiving pod names.
+        """
+        if not self.protocols:
+            return True
+        if protocol not in self.protocols:
+            return False
+        if self.name:
+            return (self.name, port, PROTOCOL_NAMES[protocol]) in named
+        return self.ports is None or self.ports[0] <= port <= self.ports[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a rule: `selector` over identities' labels, None for anyone at all."""
+
+    path: str
+    selector: Selector | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule. Without peers it concerns nobody; without ports, all traffic of its peers."""
+
+    path: str
+    direction: Direction
+    deny: bool
+    peers: tuple[Peer, ...]
+    ports: tuple[PortSpec, ...] = ()
+
+    @property
+    def parts(self) -> tuple[PortSpec, ...]:
+        """Return what gets a rule id each: the ports, or the rule as a whole if it has none."""
+        return self.ports or (PortSpec(self.path),)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """Whom a policy is about and what it says about them.
+
+    `ingress` and `egress`: None if nothing is said about that direction, True if what is not
+    allowed is denied, False if the rest stays open.
+    """
+
+    path: str
+    subject: Selector
+    ingress: bool | None
+    egress: bool | None
+    rules: tuple[Rule, ...] = ()
+
+    def default_deny(self, direction: Direction) -> bool | None:
+        """Return `ingress` or `egress`."""
+        return self.ingress if direction is Direction.INGRESS else self.egress
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One object. With a `refusal`, its specs have no rules and close what they name instead."""
+
+    key: PolicyKey
+    specs: tuple[Spec, ...]
+    refusal: tuple[str, str] | None = None
+    """Field path and reason, if the object cannot be enforced."""
+    document: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
+    """The object as it was read; what explanations quote."""
+
+    @property
+    def rules(self) -> int:
+        """Return how many rules it has."""
+        return sum(len(spec.rules) for spec in self.specs)
