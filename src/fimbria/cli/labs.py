@@ -22,6 +22,20 @@ def lab_status(name: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+def lab_references() -> list[str]:
+    """Return what `--lab` can be given here: NAME and NAME/NODE of every lab, for completion."""
+    from fimbria.lab.spec import ROOT, LabPaths
+
+    if not ROOT.is_dir():
+        return []
+    found: list[str] = []
+    for directory in sorted(ROOT.iterdir()):
+        paths = LabPaths(directory.name)
+        nodes = [one.name for one in directory.iterdir() if paths.socket(one.name).exists()]
+        found += [directory.name, *(f"{directory.name}/{node}" for node in sorted(nodes))]
+    return found
+
+
 def lab_node(reference: str) -> dict[str, Any]:
     """Return the status of the node that `NAME[/NODE]` names; without NODE the first one."""
     name, _, node_name = reference.partition("/")

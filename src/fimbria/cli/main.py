@@ -13,7 +13,7 @@ import sys
 import click
 
 from fimbria.cli.lazy import LazyGroup, Place
-from fimbria.cli.target import Target
+from fimbria.cli.target import Target, lab_option
 
 PLACES = {
     "status": Place("fimbria.cli.status:command", "How the node's agent is, requested and real."),
@@ -42,7 +42,7 @@ PLACES = {
 )
 @click.version_option(package_name="fimbria")
 @click.option("--socket", metavar="PATH", help="The agent's socket.")
-@click.option("--lab", metavar="NAME[/NODE]", help="A lab's node instead (default: its first).")
+@lab_option
 @click.pass_context
 def root(ctx: click.Context, socket: str | None, lab: str | None) -> None:
     """Fimbria: pods on a network of eBPF, and every verdict explained."""

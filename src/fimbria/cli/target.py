@@ -65,6 +65,20 @@ class Target:
         return lab_node(self.lab)
 
 
+def _complete_lab(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from fimbria.cli.labs import lab_references
+
+    return [one for one in lab_references() if one.startswith(incomplete)]
+
+
+lab_option = click.option(
+    "--lab",
+    metavar="NAME[/NODE]",
+    help="A lab's node instead (default: its first).",
+    shell_complete=_complete_lab,
+)
+
+
 def agent_command(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command `--socket`, `--lab` and `-o`; call it with target and form first."""
 
@@ -83,7 +97,7 @@ def agent_command(function: Callable[..., Any]) -> Callable[..., Any]:
     # Options hang on the function's __dict__, which update_wrapper copies: ours come afterwards.
     wrapped = click.pass_context(update_wrapper(command, function))
     for option in (
-        click.option("--lab", metavar="NAME[/NODE]", help="A lab's node instead."),
+        lab_option,
         click.option("--socket", metavar="PATH", help="The agent's socket."),
         format_option,
     ):
