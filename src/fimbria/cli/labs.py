@@ -1,25 +1,36 @@
-"""Find a lab's node for `--lab NAME[/NODE]`."""
+"""Find a lab's node for `--lab NAME[/NODE]`: one question to the lab's own socket.
+
+`fimbria.lab.client` can do more, but its imports would cost every command more than the answer.
+"""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import socket
 from typing import Any
 
 from fimbria.cli.errors import CliError
 
+TIMEOUT = 10.0
+
 
 def lab_status(name: str) -> dict[str, Any]:
     """Return what `lab status -o json` says about one lab."""
-    command = [sys.executable, "-m", "fimbria.cli.main", "lab", "status", "--name", name]
-    done = subprocess.run(
-        [*command, "-o", "json"], capture_output=True, text=True, check=False, timeout=30
-    )
-    if done.returncode:
-        said = done.stderr.strip().removeprefix("Error: ")
-        raise CliError(said or f"there is no lab '{name}': see `fimbria lab status`")
-    return json.loads(done.stdout)
+    from fimbria.lab.spec import LabPaths
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT)
+        try:
+            connection.connect(str(LabPaths(name).control))
+            connection.sendall(b'{"op": "status"}\n')
+            line = connection.makefile("rb").readline()
+        except OSError as error:
+            known = ", ".join(one for one in lab_references() if "/" not in one)
+            hint = f"there are: {known}" if known else "start one with `fimbria lab up`"
+            raise CliError(f"there is no lab '{name}' that answers; {hint}") from error
+    if not line:
+        raise CliError(f"lab '{name}' ended while it was asked")
+    return json.loads(line)
 
 
 def lab_references() -> list[str]:
