@@ -51,6 +51,8 @@ PROTOCOL = Enum("TCP", "UDP", "SCTP")
 STRINGS: Schema = {"*": str}
 _ALWAYS = Enum("Always", "OnFailure", "Never")
 
+_CONDITIONS: Schema = [{"type!": str, "status!": str, "reason": str, "message": str}]
+
 SELECTOR: Schema = {
     "matchLabels": STRINGS,
     "matchExpressions": [
@@ -115,6 +117,12 @@ _CONTAINER: Schema = {
     "lifecycle": dict,
     "securityContext": dict,
 }
+_CONTAINER_STATUS: Schema = {
+    "name": str,
+    "ready": bool,
+    "restartCount": COUNT,
+    "state": {"waiting": {"reason": str}, "running": dict, "terminated": {"reason": str}},
+}
 POD_SPEC: Schema = {
     "containers!": [_CONTAINER],
     "initContainers": [_CONTAINER],
@@ -155,16 +163,32 @@ _ENDPOINT_PORTS: Schema = [{"name": str, "port": PORT, "protocol": PROTOCOL}]
 
 
 def _workload(**extra: Schema) -> Schema:
-    return {"spec!": {"selector!": SELECTOR, "template!": _TEMPLATE, **extra}}
+    spec = {"selector!": SELECTOR, "template!": _TEMPLATE, **extra}
+    return {"spec!": spec, "status": {"readyReplicas": COUNT, "conditions": _CONDITIONS}}
 
 
 SCHEMAS: dict[str, Schema] = {
     "Namespace": {"spec": {"finalizers": [str]}, "status": {"phase": str}},
     "Node": {
         "spec": {"podCIDR": str, "podCIDRs": [str], "unschedulable": bool, "taints": [dict]},
-        "status": {"addresses": [{"type!": str, "address!": str}], "conditions": [dict]},
+        "status": {
+            "addresses": [{"type!": str, "address!": str}],
+            "conditions": _CONDITIONS,
+            "nodeInfo": STRINGS,
+        },
     },
-    "Pod": {"spec!": POD_SPEC, "status": {"phase": str, "podIP": str, "conditions": [dict]}},
+    "Pod": {
+        "spec!": POD_SPEC,
+        "status": {
+            "phase": str,
+            "reason": str,
+            "podIP": str,
+            "podIPs": [{"ip": str}],
+            "conditions": _CONDITIONS,
+            "containerStatuses": [_CONTAINER_STATUS],
+            "initContainerStatuses": [_CONTAINER_STATUS],
+        },
+    },
     "Service": {
         "spec!": {
             "type": Enum("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
@@ -173,6 +197,7 @@ SCHEMAS: dict[str, Schema] = {
             "selector": STRINGS,
             "sessionAffinity": Enum("None", "ClientIP"),
             "externalName": str,
+            "externalIPs": [str],
             "ports": [
                 {
                     "name": str,
@@ -183,7 +208,7 @@ SCHEMAS: dict[str, Schema] = {
                 }
             ],
         },
-        "status": {"loadBalancer": dict},
+        "status": {"loadBalancer": {"ingress": [{"ip": str, "hostname": str}]}},
     },
     "Endpoints": {
         "subsets": [
@@ -204,6 +229,10 @@ SCHEMAS: dict[str, Schema] = {
         "type": str,
         "count": COUNT,
         "source": dict,
+        "firstTimestamp": str,
+        "lastTimestamp": str,
+        "eventTime": str,
+        "series": {"count": COUNT, "lastObservedTime": str},
     },
     "Deployment": _workload(
         replicas=COUNT, strategy=_STRATEGY, revisionHistoryLimit=COUNT, paused=bool
