@@ -33,7 +33,7 @@ STRIDE = _HEADER_SIZE + abi.Event.SIZE
 RECORD: np.dtype[np.void] = np.dtype(
     {
         "names": ["length", "event"],
-        "formats": ["<u4", EVENT],
+        "formats": ["<u4", f"V{abi.Event.SIZE}"],  # opaque: copied as bytes, not by field
         "offsets": [0, _HEADER_SIZE],
         "itemsize": STRIDE,
     }
@@ -66,7 +66,7 @@ def decode(data: bytes | memoryview) -> Decoded:
             if not whole.all():
                 count = int(np.argmin(whole))
             if count:
-                found.append(records["event"][:count].copy())
+                found.append(records["event"][:count].copy().view(EVENT))
                 consumed += count * STRIDE
                 continue
         length = int.from_bytes(data[consumed : consumed + 4], "little")
