@@ -232,8 +232,13 @@ def rows() -> list[Row]:
     ]
     loading = statistics.median(load_time() for _ in range(3))
     found.append(
-        Row("programs loaded and verified, all hooks", loading, "ms", target="≤ 150",
-            met=loading <= 150)  # fmt: skip
+        Row(
+            "programs loaded and verified, all hooks",
+            loading,
+            "ms",
+            target="≤ 150",
+            met=loading <= 150,
+        )  # fmt: skip
     )
     return found
 
