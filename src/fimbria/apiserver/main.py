@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.http import RawRequestMessage
 
-SHUTDOWN_SECONDS = 0.5
+SHUTDOWN_SECONDS = 0.1
 """How long connections may take to end when the server stops; watches end at once."""
 
 
@@ -44,14 +44,18 @@ class ConfigError(Exception):
     """The server cannot start as asked; the message says what to change."""
 
 
+EXPIRY_SECONDS = 60.0
+"""How often old Events are looked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class ApiServerConfig:
     """What to serve and how.
 
     `listen`: `HOST:PORT` (port 0 chooses one), `unix:PATH`, or `fd:N` for a bound socket of either
-    family that was inherited. Without `token_file` a token is made at each start, and can be had
-    from `kubeconfig_out` only. Without `tls_cert` and `tls_key` a certificate is made beside
-    `data`. `ready_fd` gets one line of JSON, `{"listen": [URL…]}`, and is closed.
+    family that was inherited. Without `token_file` a token is made beside `data`, and without
+    `tls_cert` and `tls_key` a certificate; both are used again. `ready_fd` gets one line of JSON,
+    `{"listen": [URL…]}`, and is closed.
     """
 
     data: Path
@@ -82,10 +86,10 @@ async def run(config: ApiServerConfig, now: Callable[[], float] | None = None) -
     """
     sockets: list[socket.socket] = []
     try:
+        config.data.parent.mkdir(parents=True, exist_ok=True)
         for listen in config.listen:
             sockets.append(bind(listen))
         credentials = _credentials(config, sockets)
-        config.data.parent.mkdir(parents=True, exist_ok=True)
         store = Store(config.data)
     except (ListenError, StoreError, ValueError, OSError) as error:
         for listener in sockets:
@@ -95,13 +99,20 @@ async def run(config: ApiServerConfig, now: Callable[[], float] | None = None) -
     registry = Registry(store, clock)
     api = Api(registry, Authenticator(credentials.tokens), clock)
     async with asyncio.TaskGroup() as tasks:
-        committer = tasks.create_task(store.run())
+        background = [tasks.create_task(store.run()), tasks.create_task(_expire(registry))]
         try:
             registry.seed()
             await store.committed()
             await _serve_until_stopped(config, api, sockets, credentials)
         finally:
-            committer.cancel()
+            for task in background:
+                task.cancel()
+
+
+async def _expire(registry: Registry) -> None:
+    while True:
+        registry.expire_events()
+        await asyncio.sleep(EXPIRY_SECONDS)
 
 
 async def _serve_until_stopped(
@@ -144,10 +155,7 @@ def _request(
 
 
 def _credentials(config: ApiServerConfig, sockets: list[socket.socket]) -> _Credentials:
-    if config.token_file:
-        tokens = read_tokens(config.token_file)
-    else:
-        tokens = {secrets.token_urlsafe(24): "admin"}
+    tokens = read_tokens(config.token_file or _own_token(config.data.parent))
     if all(listener.family == socket.AF_UNIX for listener in sockets):
         return _Credentials(tokens, b"", None)
     if config.tls_cert and config.tls_key:
@@ -155,13 +163,19 @@ def _credentials(config: ApiServerConfig, sockets: list[socket.socket]) -> _Cred
         return _Credentials(tokens, config.tls_cert.read_bytes(), context)
     if config.tls_cert or config.tls_key:
         raise ValueError("a TLS certificate needs its key, and a key its certificate")
-    directory = config.data.parent
-    directory.mkdir(parents=True, exist_ok=True)
     hosts = {"localhost", "127.0.0.1", "::1"}
     hosts |= {str(s.getsockname()[0]) for s in sockets if s.family != socket.AF_UNIX}
-    made = make_ca_and_cert(directory, sorted(hosts - {"0.0.0.0", "::"}))
+    made = make_ca_and_cert(config.data.parent, sorted(hosts - {"0.0.0.0", "::"}))
     context = server_context(made.certificate, made.key)
     return _Credentials(tokens, made.authority.read_bytes(), context)
+
+
+def _own_token(directory: Path) -> Path:
+    """The file with the server's own token; made if it is not there."""
+    path = directory / "token"
+    if not path.exists():
+        _write_private(path, secrets.token_urlsafe(24).encode() + b"\n")
+    return path
 
 
 def _kubeconfig(url: str, credentials: _Credentials) -> bytes:

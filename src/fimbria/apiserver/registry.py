@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fimbria.apiserver import errors, kinds
+from fimbria.apiserver.cells import last_seen
 from fimbria.apiserver.defaults import apply_defaults
 from fimbria.apiserver.entry import Entry, Object, encode
 from fimbria.apiserver.options import DeleteOptions
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 NAMESPACES = BY_KEY["namespaces"]
 PODS = BY_KEY["pods"]
 SERVICE_ACCOUNTS = BY_KEY["serviceaccounts"]
+EVENTS = BY_KEY["events"]
 CRDS = BY_KEY["customresourcedefinitions.apiextensions.k8s.io"]
+EVENT_SECONDS = 3600.0
+"""How long Events are kept, as in Kubernetes."""
 PERMANENT_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
@@ -280,6 +284,15 @@ class Registry:
         if not self.store.population(space.name) and _gone(document):
             document["spec"]["finalizers"] = []
             self.store.remove(NAMESPACES, document)
+
+    def expire_events(self) -> None:
+        """Delete the Events that nobody has written to for EVENT_SECONDS."""
+        oldest = self.timestamp(-EVENT_SECONDS)
+        for entry in self.store.entries(EVENTS):
+            document = entry.decode()
+            # Times in this form sort as texts do.
+            if max(document["metadata"]["creationTimestamp"], last_seen(document) or "") < oldest:
+                self._delete_entry(entry)
 
     def timestamp(self, later: float = 0) -> str:
         """The time as the API writes it (RFC 3339, whole seconds), `later` seconds from now."""
