@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from fimbria.kernel import netns
 from fimbria.kernel.errors import NetlinkError, is_exists
 from fimbria.kernel.netlink import Address, Net, Route, Rule
+from fimbria.kernel.netrows import ROUTE_PROTOCOL
 from fimbria.kernel.netwatch import Changed, Watch
 
 if TYPE_CHECKING:
@@ -121,6 +123,23 @@ def test_overlay_device_and_moves(node: int, pod: int) -> None:
         net.link_set(moved.ifindex, netns=pod)
         assert net.link("b") is None
         assert inner.link("b")
+
+
+def test_threads_may_share_a_net(node: int) -> None:
+    """Requests of several threads through one socket do not get each other's answers."""
+    with Net(node) as net:
+        device = net.veth_create("pod0", "pod1")
+        net.link_set(device, up=True)
+
+        def work(part: int) -> bool:
+            rows = [Route(f"10.{part}.{n}.0/24", device) for n in range(30)]
+            for row in rows:
+                net.route_replace(row)
+            return set(rows) <= set(net.routes()) and net.link("pod0") is not None
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(work, range(8)))
+        assert len(net.routes(protocol=ROUTE_PROTOCOL)) == 240
 
 
 def test_rules(node: int) -> None:

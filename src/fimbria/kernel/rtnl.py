@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from fimbria.kernel.errors import NetlinkError
@@ -104,7 +105,7 @@ def messages(data: bytes) -> Iterator[tuple[Message, int]]:
 
 class RtnlSocket:
     """A NETLINK_ROUTE socket; belongs to the network namespace its thread had when it opened it,
-    whichever thread uses it later. Not to be used by two threads at once.
+    whichever thread uses it later. Threads take turns, one exchange each.
     """
 
     def __init__(self, groups: int = 0) -> None:
@@ -114,6 +115,7 @@ class RtnlSocket:
             self.socket.setsockopt(_SOL_NETLINK, option, 1)
         self.socket.bind((0, groups))
         self._sequence = 0
+        self._turn = threading.Lock()
 
     def close(self) -> None:
         """Closes the socket."""
@@ -121,22 +123,25 @@ class RtnlSocket:
 
     def request(self, kind: int, flags: int, payload: bytes, what: str) -> None:
         """One change; returns when the kernel has acknowledged it, raises NetlinkError if not."""
-        self._send(kind, flags | F_REQUEST | F_ACK, payload)
-        for _ in self._answers(what):
-            pass
+        with self._turn:
+            self._send(kind, flags | F_REQUEST | F_ACK, payload)
+            for _ in self._answers(what):
+                pass
 
     def get(self, kind: int, payload: bytes, what: str) -> Message:
         """One object; NetlinkError (ENODEV, ENOENT, …) if there is none."""
-        self._send(kind, F_REQUEST, payload)
-        for message in self._answers(what):
-            return message
+        with self._turn:
+            self._send(kind, F_REQUEST, payload)
+            for message in self._answers(what):
+                return message
         raise NetlinkError(errno.EPROTO, what, "an acknowledgement where an object was due")
 
     def dump(self, kind: int, payload: bytes, what: str) -> list[Message]:
         """All objects; asks again if the tables changed while they were read."""
         while True:
-            self._send(kind, F_REQUEST | F_DUMP, payload)
-            found = list(self._answers(what))
+            with self._turn:
+                self._send(kind, F_REQUEST | F_DUMP, payload)
+                found = list(self._answers(what))
             if not any(message.flags & F_DUMP_INTR for message in found):
                 return found
 
