@@ -238,7 +238,7 @@ def rows() -> list[Row]:
             "ms",
             target="≤ 150",
             met=loading <= 150,
-        )  # fmt: skip
+        )
     )
     return found
 

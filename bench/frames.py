@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 
-from bench.testnode import Pod
+if TYPE_CHECKING:
+    from bench.testnode import Pod
 
 OUTSIDE_MAC = "02:00:00:00:ee:02"
 

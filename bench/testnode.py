@@ -1,14 +1,15 @@
 """A node without packets on wires: the datapath's programs and maps, fed by BPF_PROG_TEST_RUN.
 
 Packet tests and the datapath's benchmark stand on it. `Node` makes a network namespace with the
-devices a node has (veth pairs: a test run never sends), loads the programs on maps of their own, and
-fills the maps the way the agent would for two pods, the node itself and one other node. `run()`
+devices a node has (veth pairs; a test run never sends), loads the programs on maps of their own,
+and fills the maps the way the agent would for two pods, the node itself and one other node. `run()`
 gives a packet to a program and returns what came of it.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import subprocess
 from dataclasses import dataclass
@@ -127,8 +128,6 @@ def _make_devices() -> dict[str, int]:
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
     subprocess.run(["ip", "-batch", "-"], input=_SETUP, text=True, check=True)
-    import socket
-
     return {name: socket.if_nametoindex(name) for name in _DEVICES}
 
 
@@ -160,11 +159,14 @@ class Node:
         self.ring = RingBuffer(self.maps["cilium_events"])
         self._fill()
 
-    def load(self, name: str) -> LoadedObject:
-        """Loads an object by its name below the build folder, on this node's maps."""
+    def load(self, name: str, *, plain: bool = False) -> LoadedObject:
+        """Loads an object by its name below the build folder, on this node's maps.
+
+        `plain` objects have none of the datapath's constants.
+        """
         loaded = load_object(
             objects_dir() / f"{name}.o",
-            constants=self.constants,
+            constants={} if plain else self.constants,
             map_sizes={} if self.maps else self._sizes,
             map_fds=self.maps,
         )
@@ -174,6 +176,10 @@ class Node:
             if not key.startswith("."):
                 self.maps.setdefault(key, held)
         return loaded
+
+    def load_apart(self, name: str) -> LoadedObject:
+        """Loads an object on this node's maps once more, for the caller to close."""
+        return load_object(objects_dir() / f"{name}.o", constants=self.constants, map_fds=self.maps)
 
     def close(self) -> None:
         self.ring.close()

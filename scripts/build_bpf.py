@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import ziglang
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "bpf"
@@ -28,7 +27,10 @@ FLAGS = (
 
 def compiler() -> tuple[list[str], str]:
     """The command up to the flags that all files share, and what identifies its version."""
-    lib = Path(ziglang.__file__).parent / "lib" / "libc" / "include"
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        raise SystemExit("build_bpf: the ziglang wheel is not installed (make setup)")
+    lib = Path(spec.origin).parent / "lib" / "libc" / "include"
     headers = ["-isystem", str(lib / "any-linux-any"), "-isystem", str(lib / "x86-linux-any")]
     clang = os.environ.get("FIMBRIA_CLANG")
     if clang:
@@ -74,7 +76,8 @@ def build(out: Path) -> list[str]:
         digest.update(source.read_bytes())
         jobs.append((command, source, target, digest.hexdigest()))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        complaints = list(pool.map(lambda job: compile_file(*job), jobs))
+        running = [pool.submit(compile_file, *job) for job in jobs]
+        complaints = [job.result() for job in running]
     return [text for text in complaints if text]
 
 

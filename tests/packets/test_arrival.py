@@ -1,4 +1,4 @@
-"""What arrives at a node for its pods: from the overlay, the wire, the host, the kernel's routing."""
+"""What arrives at a node for its pods: by overlay, wire, host, and the kernel's routing."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def test_policy_drop_says_why(
 def test_receivers_policy_is_judged_on_the_way(
     node: Node, own: str, local: str, remote: str, world: str, host: str
 ) -> None:
-    """Of a node-local flow the receiver's ingress policy decides too; its drop is the receiver's."""
+    """A node-local flow needs the receiver's ingress policy too; its drop is the receiver's."""
     node.policy(3, INGRESS, {ports(A.identity, 80, egress=False): PolicyEntry(rule_id=20)})
     node.assign(B, 3)
     out = node.run("from_container", tcp(own, local, dport=81, pod=A), A.device)
