@@ -11,10 +11,12 @@ import click
 from fimbria.cli.documents import rows
 from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit
-from fimbria.cli.target import Target, agent_command
+from fimbria.cli.target import Target, agent_command, format_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from fimbria.sources.files import Manifest
 
 PROTOCOLS = ("ANY", "TCP", "UDP", "SCTP", "ICMP", "ICMPV6")
 
@@ -69,6 +71,50 @@ def wait(target: Target, form: Format, revision: int | None, max_wait_time: floa
     wanted = client.get("/v1/policy")["revision"] if revision is None else revision
     document = client.wait("/v1/policy/wait", {"revision": wanted}, max_wait_time)
     emit(form, document, lambda: f"Revision {wanted} is enforced on every endpoint")
+
+
+@group.command("validate")
+@format_option
+@click.argument("paths", nargs=-1, required=True, metavar="FILE...")
+def validate(form: Format, paths: tuple[str, ...]) -> None:
+    """Say whether the policies in FILEs (folders, - for standard input) can be enforced."""
+    from fimbria.sources.files import ManifestError, read
+
+    try:
+        findings = [one for manifest in read(paths) if (one := finding(manifest))]
+    except ManifestError as error:
+        raise CliError(str(error)) from error
+    if not findings:
+        raise CliError(f"no policy in {', '.join(paths)}")
+    table = Table(["WHERE", "KIND", "NAME", "RESULT"])
+    for one in findings:
+        said = f"{one['field']}: {one['reason']}" if one["reason"] else "valid"
+        table.add(f"{one['file']}:{one['line']}", one["kind"], one["name"], said)
+    emit(form, findings, lambda: table)
+    if any(one["reason"] for one in findings):
+        raise SystemExit(1)
+
+
+def finding(manifest: Manifest) -> dict[str, Any] | None:
+    """Return what is wrong with a manifest (`reason` is empty if nothing is); None: no policy."""
+    from fimbria.model.policy import PolicyError
+    from fimbria.model.policy_parse import KINDS, parse_policy
+
+    if manifest.kind not in KINDS:
+        return None
+    try:
+        refusal = parse_policy(manifest.document).refusal
+    except PolicyError as error:
+        refusal = error.path, error.reason
+    path, reason = refusal or ("", "")
+    return {
+        "file": manifest.file,
+        "line": manifest.line(path),
+        "kind": manifest.kind,
+        "name": manifest.name,
+        "field": path,
+        "reason": reason,
+    }
 
 
 @group.command("trace")
