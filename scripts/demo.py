@@ -22,7 +22,6 @@ from rich.text import Text
 
 from fimbria.cli import maptext, monitortext
 from fimbria.cli.client import AgentClient
-from fimbria.sources import files
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
@@ -179,8 +178,8 @@ class Demo:
 
     def show_policy(self) -> None:
         """Show the lines of the policy that closed the Death Star and that open it to others."""
-        manifest = files.read([POLICY])[0]
-        first, last = manifest.line("spec.ingress"), len(POLICY.read_text().splitlines())
+        lines = POLICY.read_text().splitlines()
+        first, last = lines.index("  endpointSelector:") + 1, len(lines)
         headline(
             f"The policy that decided: CiliumNetworkPolicy default/rule1, lines {first} to {last}"
         )
