@@ -11,14 +11,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from aiohttp import web
 
 from fimbria.apiserver import (
-    discovery,
+    about,
     errors,
-    openapi,
-    protobuf,
+    reviews,
     subresources,
     tables,
     watch,
@@ -32,11 +30,15 @@ from fimbria.apiserver.options import (
     dry_run,
     list_options,
 )
-from fimbria.apiserver.patch import json_patch, merge_patch
-from fimbria.apiserver.reviews import answer
 from fimbria.apiserver.routes import Target, parse
 from fimbria.apiserver.selectors import Matcher, matcher
-from fimbria.apiserver.strategic import strategic_merge
+from fimbria.apiserver.wire import (
+    JSON,
+    json_response,
+    read_object,
+    read_patch,
+    wanted_form,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
 MAX_BODY = 3 * 1024 * 1024
 """Bytes of a request body, as in Kubernetes."""
 
-_JSON = "application/json"
-_AGGREGATED = "application/json;g=apidiscovery.k8s.io;v={};as=APIGroupDiscoveryList"
 _HEALTH = frozenset({"healthz", "livez", "readyz"})
 log = logging.getLogger(__name__)
 
@@ -68,42 +68,31 @@ class Api:
         try:
             return await self._dispatch(request)
         except ApiError as error:
-            return _json(encode(error.status()), error.code)
+            return json_response(encode(error.status()), error.code)
         except web.HTTPRequestEntityTooLarge:
             error = ApiError(413, "RequestEntityTooLarge", f"the limit is {MAX_BODY} bytes")
-            return _json(encode(error.status()), 413)
+            return json_response(encode(error.status()), 413)
         except RecursionError:
             error = errors.bad_request("the document is nested too deeply")
-            return _json(encode(error.status()), 400)
+            return json_response(encode(error.status()), 400)
         except Exception as failure:
             log.exception("%s %s", request.method, request.path)
             error = ApiError(500, "InternalError", f"Internal error: {failure!r}")
-            return _json(encode(error.status()), 500)
+            return json_response(encode(error.status()), 500)
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         head = request.path.strip("/").partition("/")[0]
         if head in _HEALTH:
             return web.Response(text="ok")
         user = self._auth.user(request)
-        if head == "version":
-            return _json(encode(discovery.VERSION))
-        if head == "openapi":
-            return self._openapi(request)
-        if head not in ("api", "apis"):
-            raise errors.no_such_path(request.path)
-        if request.path.rstrip("/").count("/") == 1:
-            return _discover(request, core=head == "api")
-        if head == "apis" and request.path.rstrip("/").count("/") == 2:
-            group = request.path.rstrip("/").rpartition("/")[2]
-            return _found(discovery.api_group(group), request.path)
+        if answer := about.answer(request):
+            return answer
         target = parse(request.path)
-        if not isinstance(target, Target):
-            return _found(discovery.api_resource_list(*target), request.path)
         if target.review:
             if request.method != "POST":
                 raise errors.method_not_allowed(request.method, request.path)
-            document = answer(target.resource, await _document(request), user)
-            return _json(encode(document), 201)
+            document = reviews.answer(target.resource, await read_object(request), user)
+            return json_response(encode(document), 201)
         return await self._resource(request, target)
 
     async def _resource(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
@@ -119,10 +108,12 @@ class Api:
             case "POST", False:
                 return await self._create(request, target)
             case "PUT", True:
-                document = await _document(request)
+                document = await read_object(request)
                 return await self._write(request, target, lambda _: document)
             case "PATCH", True:
-                return await self._write(request, target, await _patch(request, target))
+                return await self._write(
+                    request, target, await read_patch(request, target.resource)
+                )
             case "DELETE", True if not target.subresource:
                 return await self._delete(request, target)
             case "DELETE", False:
@@ -137,7 +128,7 @@ class Api:
             raise errors.bad_request("watch lists, with a fieldSelector metadata.name=NAME")
         entry = self._registry.find(target.resource, target.namespace, target.name)
         await self._store.committed(entry.rv)
-        return _json(self._render(request, target)(entry))
+        return json_response(self._render(request, target)(entry))
 
     async def _list(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         options = list_options(request.query)
@@ -157,17 +148,19 @@ class Api:
             metadata["remainingItemCount"] = len(entries) - options.limit
             entries = entries[: options.limit]
             metadata["continue"] = continue_token(version, entries[-1])
-        form = _form(request)
+        form = wanted_form(request)
         if form == "Table":
             include = request.query.get("includeObject", "Metadata")
-            return _json(encode(tables.table(resource, entries, metadata, include, self._now())))
+            return json_response(
+                encode(tables.table(resource, entries, metadata, include, self._now()))
+            )
         kind, api_version = f"{resource.kind}List", resource.api_version
         items = [entry.raw for entry in entries]
         if form == "PartialObjectMetadata":
             kind, api_version = "PartialObjectMetadataList", "meta.k8s.io/v1"
             items = [encode(tables.partial(entry.decode())) for entry in entries]
         opening = encode({"kind": kind, "apiVersion": api_version, "metadata": metadata})
-        return _json(b'%s,"items":[%s]}\n' % (opening[:-1], b",".join(items)))
+        return json_response(b'%s,"items":[%s]}\n' % (opening[:-1], b",".join(items)))
 
     async def _watch(
         self,
@@ -176,7 +169,7 @@ class Api:
         options: ListOptions,
         match: Matcher | None,
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": _JSON})
+        response = web.StreamResponse(headers={"Content-Type": JSON})
         response.enable_chunked_encoding()
         await response.prepare(request)
         render = self._render(request, target)
@@ -193,7 +186,7 @@ class Api:
 
     def _render(self, request: web.BaseRequest, target: Target) -> watch.Render:
         """How the client wants single objects."""
-        match _form(request):
+        match wanted_form(request):
             case "Table":
                 include = request.query.get("includeObject", "Metadata")
 
@@ -212,14 +205,14 @@ class Api:
     # Writing -----------------------------------------------------------------
 
     async def _create(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
-        document = await _document(request)
+        document = await read_object(request)
         namespace = target.namespace
         if target.resource.namespaced and not namespace:
             raise errors.bad_request("an object of this kind is created in a namespace")
         dry = dry_run(request.query)
         body = self._registry.create(target.resource, namespace, document, dry_run=dry)
         await self._store.committed()
-        return _json(body, 201)
+        return json_response(body, 201)
 
     async def _write(
         self, request: web.BaseRequest, target: Target, change: Callable[[Object], Any]
@@ -238,25 +231,25 @@ class Api:
             dry_run=dry_run(request.query),
         )
         await self._store.committed()
-        return _json(body)
+        return json_response(body)
 
     async def _delete(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
-        options = delete_options(request.query, await _document(request, optional=True))
+        options = delete_options(request.query, await read_object(request, optional=True))
         entry = self._registry.find(target.resource, target.namespace, target.name)
         body, gone = self._registry.delete(target.resource, target.namespace, target.name, options)
         await self._store.committed()
         if not gone:
-            return _json(body)
+            return json_response(body)
         details = {"name": entry.name, "group": target.resource.group,
                    "kind": target.resource.plural, "uid": entry.uid}  # fmt: skip
         status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
                   "details": details}  # fmt: skip
-        return _json(encode(status))
+        return json_response(encode(status))
 
     async def _delete_collection(
         self, request: web.BaseRequest, target: Target
     ) -> web.StreamResponse:
-        options = delete_options(request.query, await _document(request, optional=True))
+        options = delete_options(request.query, await read_object(request, optional=True))
         selection = list_options(request.query)
         match = matcher(target.resource, selection.labels, selection.fields)
         bodies: list[bytes] = []
@@ -275,14 +268,14 @@ class Api:
                 "metadata": {"resourceVersion": str(self._store.revision)},
             }
         )
-        return _json(b'%s,"items":[%s]}\n' % (opening[:-1], b",".join(bodies)))
+        return json_response(b'%s,"items":[%s]}\n' % (opening[:-1], b",".join(bodies)))
 
     async def _subresource(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         change = None
         if request.method == "PATCH":
-            change = await _patch(request, target)
+            change = await read_patch(request, target.resource)
         elif request.method in ("PUT", "POST"):
-            document = await _document(request, optional=request.method == "POST")
+            document = await read_object(request, optional=request.method == "POST")
 
             def replace(_: Object) -> Any:
                 return document
@@ -292,96 +285,4 @@ class Api:
             self._registry, target, request.method, change, dry_run(request.query)
         )
         await self._store.committed()
-        return _json(body, code)
-
-    def _openapi(self, request: web.BaseRequest) -> web.StreamResponse:
-        path = request.path.rstrip("/").removeprefix("/openapi/")
-        if path == "v2":
-            if "protobuf" in request.headers.get("Accept", ""):
-                headers = {"Content-Type": openapi.PROTOBUF}
-                return web.Response(body=openapi.v2_protobuf(), headers=headers)
-            return _json(openapi.v2_json())
-        if path == "v3":
-            return _json(encode(openapi.v3_index()))
-        if body := openapi.v3(path.removeprefix("v3/")):
-            return _json(body)
-        raise errors.no_such_path(request.path)
-
-
-def _discover(request: web.BaseRequest, *, core: bool) -> web.Response:
-    accept = request.headers.get("Accept", "")
-    if "as=APIGroupDiscoveryList" in accept:
-        version = "v2" if "v=v2;" in accept or "v=v2," in accept else "v2beta1"
-        document = discovery.aggregated(core, version)
-        headers = {"Content-Type": _AGGREGATED.format(version)}
-        return web.Response(body=encode(document), headers=headers)
-    return _json(encode(discovery.api_versions() if core else discovery.api_group_list()))
-
-
-def _found(document: Object | None, path: str) -> web.Response:
-    if document is None:
-        raise errors.no_such_path(path)
-    return _json(encode(document))
-
-
-def _json(body: bytes, code: int = 200) -> web.Response:
-    return web.Response(body=body, status=code, headers={"Content-Type": _JSON})
-
-
-def _form(request: web.BaseRequest) -> str:
-    """The first form in Accept that this server gives: Table, PartialObjectMetadata or ''."""
-    for choice in request.headers.get("Accept", "").split(","):
-        if "json" in choice or "*" in choice:
-            if "as=Table" in choice and "v=v1" in choice.replace("v=v1beta1", ""):
-                return "Table"
-            if "as=PartialObjectMetadata" in choice:
-                return "PartialObjectMetadata"
-            if "as=" not in choice:
-                return ""
-    return ""
-
-
-async def _decoded(request: web.BaseRequest) -> Any:
-    try:
-        return msgspec.json.decode(await request.read())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise errors.bad_request(f"the body is not JSON: {error}") from None
-
-
-async def _document(request: web.BaseRequest, *, optional: bool = False) -> Object:
-    """The body as an object; with `optional`, an empty one stands for {}."""
-    if not request.body_exists or (optional and not await request.read()):
-        if optional:
-            return {}
-        raise errors.bad_request("the body is missing")
-    if request.content_type == protobuf.CONTENT_TYPE:
-        return protobuf.decode(await request.read())
-    if request.content_type not in (_JSON, "application/octet-stream"):
-        raise errors.unsupported_media(f"{request.content_type}: this server takes {_JSON}")
-    document = await _decoded(request)
-    if not isinstance(document, dict):
-        raise errors.bad_request("the body is not a JSON object")
-    return document  # pyright: ignore[reportUnknownVariableType] - decoded JSON
-
-
-async def _patch(request: web.BaseRequest, target: Target) -> Callable[[Object], Any]:
-    """The body as a function from the current object to the patched one."""
-    form = request.content_type
-    if form == "application/apply-patch+yaml":
-        raise errors.unsupported_media(
-            "server-side apply is not supported by the embedded API server; "
-            "use kubectl apply without --server-side"
-        )
-    if form == "application/strategic-merge-patch+json" and not target.resource.strategic:
-        raise errors.unsupported_media(
-            f"{target.resource.kind} is a custom resource: use application/merge-patch+json"
-        )
-    functions: dict[str, Callable[[Any, Any], Any]] = {
-        "application/json-patch+json": json_patch,
-        "application/merge-patch+json": merge_patch,
-        "application/strategic-merge-patch+json": strategic_merge,
-    }
-    if form not in functions:
-        raise errors.unsupported_media(f"{form}: patch types are {', '.join(functions)}")
-    patch = await _decoded(request)
-    return lambda current: functions[form](current, patch)
+        return json_response(body, code)

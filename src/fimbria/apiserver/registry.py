@@ -37,6 +37,8 @@ EVENT_SECONDS = 3600.0
 PERMANENT_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+# The kubelet registers its node with the status.
+_BORN_WITH_STATUS = ("Node",)
 _SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds",
                  "generation", "generateName", "namespace", "name")  # fmt: skip
 
@@ -88,7 +90,7 @@ class Registry:
         metadata["creationTimestamp"] = self.timestamp()
         if resource.generation:
             metadata["generation"] = 1
-        if resource.status:
+        if resource.status and resource.kind not in _BORN_WITH_STATUS:
             document.pop("status", None)
         self._complete(resource, document)
         if self.store.get(resource, namespace, metadata["name"]):

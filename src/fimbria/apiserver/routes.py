@@ -28,19 +28,14 @@ class Target:
     review: bool = False
 
 
-def parse(path: str) -> Target | tuple[str, str]:
-    """The target of a resource path, or (group, version) of a discovery path.
-
-    Raises 404 for paths that name neither.
-    """
+def parse(path: str) -> Target:
+    """The target of a path below a group's version. Raises 404 for those that name nothing."""
     parts = path.strip("/").split("/")
     if not all(parts):
         raise no_such_path(path)
     core = parts[0] == "api"
     group, rest = ("", parts[1:]) if core else (parts[1], parts[2:])
     version, rest = rest[0], rest[1:]
-    if not rest:
-        return group, version
     namespace = ""
     if rest[0] == "namespaces" and len(rest) > 2 and rest[2] not in _NAMESPACE_SUBRESOURCES:
         namespace, rest = rest[1], rest[2:]

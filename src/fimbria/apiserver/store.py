@@ -14,32 +14,19 @@ lists; it is in the database too, so that watches go on across a restart.
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from fimbria.apiserver.entry import Entry, Event, Object, decode, encode, make_entry
+from fimbria.apiserver.database import Database
+from fimbria.apiserver.entry import Entry, Event, Object, encode, make_entry
 from fimbria.apiserver.errors import ApiError, expired
-from fimbria.apiserver.resources import BY_KEY, RESOURCES, Resource
+from fimbria.apiserver.resources import RESOURCES, Resource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
-
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS objects (
-    resource TEXT, namespace TEXT, name TEXT, body BLOB, PRIMARY KEY (resource, namespace, name));
-CREATE TABLE IF NOT EXISTS history (rv INTEGER PRIMARY KEY, resource TEXT, type TEXT, body BLOB);
-CREATE INDEX IF NOT EXISTS history_of ON history (resource, rv);
-CREATE TABLE IF NOT EXISTS floors (resource TEXT PRIMARY KEY, rv INTEGER);
-"""
-_INSERT = "INSERT INTO history VALUES (?, ?, ?, ?)"
-_UPSERT = "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)"
-_DELETE = "DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?"
 
 
 class StoreError(Exception):
@@ -68,7 +55,7 @@ class Store:
         self._signals = {row.key: asyncio.Event() for row in RESOURCES}
         self._thread = ThreadPoolExecutor(1, "store")
         try:
-            self._database = _open(path)
+            self._database = Database(path)
             self._load()
         except (sqlite3.Error, ValueError, KeyError, OSError) as error:
             raise StoreError(f"{path}: {error}") from error
@@ -172,7 +159,9 @@ class Store:
                     events, self._staged = self._staged, []
                     trims, self._trims = self._trims, []
                     try:
-                        await loop.run_in_executor(self._thread, self._write, events, trims)
+                        await loop.run_in_executor(
+                            self._thread, self._database.write, events, trims
+                        )
                     except sqlite3.Error as error:
                         self._undo(error)
                     else:
@@ -242,34 +231,12 @@ class Store:
 
     # Disk --------------------------------------------------------------------
 
-    def _write(self, events: Iterable[Event], trims: list[tuple[str, int]]) -> None:
-        database = self._database
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            for event in events:
-                entry = event.entry
-                key = entry.resource.key
-                database.execute(_INSERT, (entry.rv, key, event.type, entry.raw))
-                if event.type == "DELETED":
-                    database.execute(_DELETE, (key, entry.namespace, entry.name))
-                else:
-                    database.execute(_UPSERT, (key, entry.namespace, entry.name, entry.raw))
-            for key, floor in trims:
-                database.execute("DELETE FROM history WHERE resource = ? AND rv <= ?", (key, floor))
-                database.execute("INSERT OR REPLACE INTO floors VALUES (?, ?)", (key, floor))
-            database.execute("COMMIT")
-        except sqlite3.Error:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            raise
-
     def _undo(self, error: sqlite3.Error) -> None:
         """Go back to what the disk holds; everything that waits for more fails."""
         self._staged.clear()
         self._trims.clear()
-        revision = self.revision
+        # Versions that were staged are given again: nobody has been told of them.
         self._load()
-        self.revision = revision
         failure = ApiError(500, "InternalError", f"{self._path}: {error}")
         while self._waiting:
             future = self._waiting.popleft()[1]
@@ -282,36 +249,17 @@ class Store:
         self._events = {row.key: [] for row in RESOURCES}
         self._owned.clear()
         self._population.clear()
-        self._floors = dict(self._database.execute("SELECT resource, rv FROM floors"))
-        for key, body in self._database.execute("SELECT resource, body FROM objects"):
-            if resource := BY_KEY.get(key):
-                self._apply(Event("ADDED", make_entry(resource, decode(body), body), None))
+        self._floors = self._database.floors()
+        for entry in self._database.objects():
+            self._apply(Event("ADDED", entry, None))
         last: dict[tuple[str, str, str], Entry] = {}
-        rows = self._database.execute("SELECT rv, resource, type, body FROM history ORDER BY rv")
-        for rv, key, change, body in rows:
-            self.revision = rv
-            if resource := BY_KEY.get(key):
-                entry = make_entry(resource, decode(body), body)
-                reference = (key, entry.namespace, entry.name)
-                previous = None if change == "ADDED" else last.get(reference)
-                self._events[key].append(Event(change, entry, previous))
-                last[reference] = entry
+        for change, entry in self._database.history():
+            reference = (entry.resource.key, entry.namespace, entry.name)
+            previous = None if change == "ADDED" else last.get(reference)
+            self._events[entry.resource.key].append(Event(change, entry, previous))
+            last[reference] = entry
+        self.revision = self._database.revision()
         self.durable = self.revision
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    database = sqlite3.connect(path, timeout=0.2, isolation_level=None, check_same_thread=False)
-    # One server per file: the lock is held for as long as the connection is open.
-    database.execute("PRAGMA locking_mode = EXCLUSIVE")
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version not in (0, SCHEMA_VERSION):
-        raise ValueError(f"written by another version (schema {version}, not {SCHEMA_VERSION})")
-    database.executescript(_SCHEMA)
-    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    return database
 
 
 def _event_rv(event: Event) -> int:

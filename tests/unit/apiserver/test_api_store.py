@@ -84,14 +84,14 @@ async def test_concurrent_writes_share_a_commit(tmp_path: Path) -> None:
     """Everything staged while a commit runs goes out in the next one."""
     async with opened(tmp_path / "data.db") as store:
         commits = 0
-        write = store._write
+        write = store._database.write
 
         def counted(*arguments: Any) -> None:
             nonlocal commits
             commits += 1
             write(*arguments)
 
-        store._write = counted  # counts calls of the real thing
+        store._database.write = counted  # counts calls of the real thing
 
         async def writer(index: int) -> None:
             store.put(MAPS, document(f"m{index}"))
@@ -151,8 +151,8 @@ async def test_a_full_disk_fails_the_write_and_undoes_it(tmp_path: Path) -> None
     async with opened(tmp_path / "data.db") as store:
         store.put(MAPS, document("kept"))
         await store.committed()
-        pages = store._database.execute("PRAGMA page_count").fetchone()[0]
-        store._database.execute(f"PRAGMA max_page_count = {pages}")
+        pages = store._database.connection.execute("PRAGMA page_count").fetchone()[0]
+        store._database.connection.execute(f"PRAGMA max_page_count = {pages}")
         store.put(MAPS, {**document("big"), "data": {"x": "y" * 200_000}})
         with pytest.raises(ApiError) as caught:
             await store.committed()
@@ -160,7 +160,7 @@ async def test_a_full_disk_fails_the_write_and_undoes_it(tmp_path: Path) -> None
         assert "data.db" in caught.value.message
         assert names(store.entries(MAPS)) == ["kept"]
         assert names([e.entry for e in store.since(MAPS, 0)]) == ["kept"]
-        store._database.execute("PRAGMA max_page_count = 1000000")
+        store._database.connection.execute("PRAGMA max_page_count = 1000000")
         store.put(MAPS, document("later"))
         await store.committed()
         assert names([e.entry for e in store.since(MAPS, 1)]) == ["later"]
