@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from fimbria.cli.documents import Document
     from fimbria.connectivity.cluster import Cluster
 
-KEPT_EVENTS = 4096
 WAIT = 30.0
 
 
@@ -43,12 +42,12 @@ class SocketAgent:
         """Return `GET /v1/identity/{number}`."""
         return await asyncio.to_thread(self._client.get, f"/v1/identity/{number}")
 
-    async def events(self) -> list[Document]:
-        """Return the events that the agent keeps."""
-        return await asyncio.to_thread(self._events)
+    async def events(self, last: int) -> list[Document]:
+        """Return up to `last` of the newest events that the agent keeps, oldest first."""
+        return await asyncio.to_thread(self._events, last)
 
-    def _events(self) -> list[Any]:
-        return list(self._client.lines("/v1/monitor", {"last": KEPT_EVENTS, "follow": 0}))
+    def _events(self, last: int) -> list[Any]:
+        return list(self._client.lines("/v1/monitor", {"last": last, "follow": 0}))
 
 
 def open_lab(name: str) -> LabCluster:

@@ -50,8 +50,8 @@ class NodeAgent(Protocol):
         """Return `GET /v1/identity/{number}`."""
         ...
 
-    async def events(self) -> list[Document]:
-        """Return the events that the agent keeps, oldest first."""
+    async def events(self, last: int) -> list[Document]:
+        """Return up to `last` of the newest events that the agent keeps, oldest first."""
         ...
 
 
@@ -187,9 +187,9 @@ class KubectlAgent:
         """Return `GET /v1/identity/{number}`."""
         return await self._ask("identity", "get", str(number))
 
-    async def events(self) -> list[Document]:
-        """Return the events that the agent keeps."""
-        out = await self._run("monitor", "--last", "4096")
+    async def events(self, last: int) -> list[Document]:
+        """Return up to `last` of the newest events that the agent keeps, oldest first."""
+        out = await self._run("monitor", "--last", str(last))
         return [json.loads(line) for line in out.splitlines() if line.strip()]
 
     async def _ask(self, *words: str) -> Any:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT = 6.0
 SILENCE_TIMEOUT = 0.8
+KEPT_EVENTS = 4096
+"""As many events as an agent keeps; a step makes a few hundred."""
 
 KINDS: dict[str, Resource[Any]] = {
     "NetworkPolicy": NETWORK_POLICIES,
@@ -99,14 +101,14 @@ class Runner:
         await self._label(step.labels)
         try:
             await self._enforce(step.policies)
-            earlier = await self._events()
+            earlier = await self._events(1)
             by_source: dict[str, list[Action]] = {}
             for action in wanted:
                 by_source.setdefault(action.source, []).append(action)
             answers = await asyncio.gather(
                 *(self._attempt(source, listed) for source, listed in by_source.items())
             )
-            events = new_events(earlier, await self._events())
+            events = new_events(earlier, await self._events(KEPT_EVENTS))
             return [
                 judge(action, result, self._spots, events)
                 for listed, results in zip(by_source.values(), answers, strict=True)
@@ -133,9 +135,9 @@ class Runner:
             raise ConnectivityError(f"{source}: the probe could not run: {said[0]}")
         return json.loads(out)
 
-    async def _events(self) -> list[list[Document]]:
-        """Return the events of each agent."""
-        return list(await asyncio.gather(*(agent.events() for agent in self._cluster.agents)))
+    async def _events(self, last: int) -> list[list[Document]]:
+        """Return the last events of each agent."""
+        return list(await asyncio.gather(*(agent.events(last) for agent in self._cluster.agents)))
 
     async def _enforce(self, policies: Sequence[Document]) -> None:
         """Make exactly these policies the test's, and wait until every node enforces them."""

@@ -72,8 +72,8 @@ class Network:
         listed = [f"k8s:{key}={value}" for key, value in self.labels["client"].items()]
         return {"id": number, "labels": listed}
 
-    async def events(self) -> list[dict[str, Any]]:
-        return list(self.drops)
+    async def events(self, last: int) -> list[dict[str, Any]]:
+        return self.drops[-last:]
 
     async def command(self, spot: Spot, argv: list[str]) -> tuple[int, str, str]:
         attempts = json.loads(argv[-1])
