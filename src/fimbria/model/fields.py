@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+_KINDS = {
+    "dict": "a mapping",
+    "list": "a list",
+    "str": "a string",
+    "bool": "a boolean",
+    "int": "a number",
+    "float": "a number",
+    "NoneType": "nothing",
+}
+
 UNSUPPORTED = "not supported by this version"
 
 
@@ -122,5 +132,4 @@ def word(value: Any, path: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "a string", bool: "a boolean", int: "a number"}
-    return names.get(type(cast("object", value)), type(cast("object", value)).__name__)
+    return _KINDS.get(type(value).__name__, type(value).__name__)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -153,3 +154,23 @@ class LabelFilter:
         found.append(Label("k8s", SERVICE_ACCOUNT, service_account or "default"))
         kept = {label[:2]: str(label) for label in found if self.keeps(label)}
         return tuple(sorted(kept.values()))
+
+
+@lru_cache(maxsize=8)
+def label_filter(text: str) -> LabelFilter:
+    """Return the filter of a `labels` configuration value, made once. Raises LabelError."""
+    return LabelFilter(text)
+
+
+def pod_labels(
+    labels: Mapping[str, str],
+    namespace: str,
+    namespace_labels: Mapping[str, str],
+    service_account: str,
+    cluster: str,
+    option: str = "",
+) -> Labels:
+    """Return a pod's identity labels; `option` is the `labels` configuration value."""
+    return label_filter(option).pod_labels(
+        labels, namespace, namespace_labels, service_account, cluster
+    )

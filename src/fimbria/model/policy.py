@@ -10,6 +10,7 @@ what this version does not enforce is not represented: such an object carries a 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fimbria.datapath.abi import Direction
@@ -19,13 +20,23 @@ if TYPE_CHECKING:
 
     from fimbria.model.selector import Selector
 
-TCP, UDP, SCTP, ICMP, ICMPV6 = 6, 17, 132, 1, 58
-PROTOCOLS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP, "ICMP": ICMP, "ICMPv6": ICMPV6}
-PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 DIRECTIONS = (Direction.INGRESS, Direction.EGRESS)
 
-NamedPort = tuple[str, int, str]
-"""A port that a pod names: name, number, protocol ("TCP", "UDP", "SCTP")."""
+
+class Protocol(IntEnum):
+    """IP protocols that rules can name (IANA numbers)."""
+
+    ICMP = 1
+    TCP = 6
+    UDP = 17
+    ICMPV6 = 58
+    SCTP = 132
+
+
+ICMP, TCP, UDP, ICMPV6, SCTP = Protocol
+
+NamedPort = tuple[str, int, int]
+"""A port that a pod names: name, protocol number, port number."""
 
 
 class PolicyError(Exception):
@@ -66,14 +77,14 @@ class PortSpec:
     def matches(self, protocol: int, port: int, named: frozenset[NamedPort]) -> bool:
         """Return whether a packet's protocol and destination port are meant.
 
-        `named` are the ports that the receiving pod names.
+        `named` are the ports that the receiving pods name.
         """
         if not self.protocols:
             return True
         if protocol not in self.protocols:
             return False
         if self.name:
-            return (self.name, port, PROTOCOL_NAMES[protocol]) in named
+            return (self.name, protocol, port) in named
         return self.ports is None or self.ports[0] <= port <= self.ports[1]
 
 

@@ -1,138 +1,169 @@
-"""Judge one: the verdict straight from the rules, as a reader of the policy language would say.
+"""The first judge: what the rules say about a packet, read off them one by one.
 
-Slow and plain on purpose. The compiler and the C are held against it, so nothing here may know
-of maps, shapes or identities as the kernel sees them.
+Nothing in here is fast or clever. The compiled maps (`datapath.lookup`) and the C in the kernel
+must say the same.
 
-1. No spec selects the subject in this direction (or enforcement is `never`): allowed.
-2. Any deny rule that matches: denied. 3. Any allow rule that matches: allowed.
-4. The node itself may always reach its pods. 5. A spec with default deny selects the subject:
-denied. Otherwise allowed.
+Order of decision, per direction: the enforcement mode may switch policy off; an object that was
+refused closes its subjects; a rule that denies beats every rule that allows; what no rule allows is
+denied if a policy with default deny selects the endpoint. The node itself may always reach its pods
+unless a rule denies it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from fimbria.datapath.abi import Identity
-from fimbria.model.policy import (
-    Direction,
-    Enforcement,
-    Peer,
-    Policy,
-    PolicyKey,
-    Port,
-    Protocol,
-    Rule,
-    Spec,
-)
+from fimbria.datapath.abi import Direction, Identity
 
 if TYPE_CHECKING:
-    from fimbria.model.selector import LabelIndex
+    from collections.abc import Iterable, Sequence
 
-NamedPorts = Callable[[Protocol, str], frozenset[int]]
-"""Numbers that a port name stands for: the subject's at ingress, the peers' at egress."""
+    from fimbria.model.labels import LabelSet
+    from fimbria.model.policy import NamedPort, Peer, Policy, PolicyKey, PortSpec, Rule, Spec
+
+INIT_LABEL = "reserved:init"
+
+
+class Mode(StrEnum):
+    """enable-policy."""
+
+    DEFAULT = "default"
+    ALWAYS = "always"
+    NEVER = "never"
 
 
 class Reason(StrEnum):
-    ALLOW_RULE = "allow rule"
-    DENY_RULE = "deny rule"
-    DEFAULT_DENY = "default deny"
-    NOT_SELECTED = "not selected"
-    NO_POLICY = "no policy"
+    """Why a verdict is what it is."""
+
+    NO_POLICY = "no policy is enforced"
+    ALLOW_RULE = "a rule allows it"
+    LOCALHOST = "the node may reach its pods"
+    NO_DEFAULT_DENY = "no policy that selects the endpoint denies by default"
+    DENY_RULE = "a rule denies it"
+    DEFAULT_DENY = "no rule allows it"
+    REFUSED = "a policy that selects the endpoint could not be enforced"
+
+
+ALLOWING = (Reason.NO_POLICY, Reason.ALLOW_RULE, Reason.LOCALHOST, Reason.NO_DEFAULT_DENY)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a packet's way: its identity with labels, and the ports that its pods name."""
+
+    identity: int
+    labels: LabelSet
+    named: frozenset[NamedPort] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class RuleName:
+    """A part of a rule that has an id of its own: the object, and the path of the field."""
+
+    policy: PolicyKey
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`policy` and `path` name the rule that decided, where one did."""
+    """The judgement. `rules` are all that decide alike, in object order; empty where none did."""
 
     allowed: bool
     reason: Reason
-    policy: PolicyKey | None = None
-    path: str = ""
+    rules: tuple[RuleName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Party:
-    """One side of a packet: its identity and that identity's labels."""
+class Enforcement:
+    """What holds for one endpoint and direction before any rule is looked at."""
 
-    identity: int
-    labels: LabelIndex
-
-
-def peer_matches(peer: Peer, party: Party) -> bool:
-    if peer.anyone:
-        return True
-    if party.identity in peer.identities:
-        return True
-    return peer.selector is not None and peer.selector.matches(party.labels)
+    enforced: bool
+    default_deny: bool
+    closed: bool
 
 
-def port_matches(port: Port, protocol: Protocol, number: int, named: NamedPorts) -> bool:
-    """`number` is the destination port, for ICMP the type."""
-    if port.protocol not in (Protocol.ANY, protocol):
-        return False
-    if port.name:
-        return number in named(port.protocol, port.name)
-    return port.is_all or port.first <= number <= port.last
+def enforcement(
+    specs: Iterable[tuple[Policy, Spec]], direction: Direction, mode: Mode, *, init: bool
+) -> Enforcement:
+    """Return how a direction is enforced, given the specs that select the endpoint.
+
+    `init`: the endpoint has no identity yet; it is always enforced.
+    """
+    if mode is Mode.NEVER:
+        return Enforcement(False, False, False)
+    said = [(policy, deny) for policy, spec in specs
+            if (deny := spec.default_deny(direction)) is not None]  # fmt: skip
+    always = init or mode is Mode.ALWAYS
+    return Enforcement(
+        enforced=always or bool(said),
+        default_deny=always or any(deny for _, deny in said),
+        closed=any(policy.refusal is not None for policy, _ in said),
+    )
 
 
-def matching_path(
-    rule: Rule, party: Party, protocol: Protocol, number: int, named: NamedPorts
-) -> str | None:
-    """Path of the part of the rule that the packet matches; None if it does not."""
-    if rule.peers is not None and not any(peer_matches(peer, party) for peer in rule.peers):
-        return None
-    if rule.ports is None:
-        return rule.path
-    for port in rule.ports:
-        if port_matches(port, protocol, number, named):
-            return port.path
-    return None
-
-
-def selecting(
-    policies: Iterable[Policy], subject: LabelIndex, direction: Direction
-) -> list[tuple[PolicyKey, Spec]]:
-    """The specs that speak about the subject in this direction, in the policies' order."""
+def selecting(policies: Sequence[Policy], labels: LabelSet) -> list[tuple[Policy, Spec]]:
+    """Return the specs that select an endpoint, in object order."""
     return [
-        (policy.key, spec)
+        (policy, spec)
         for policy in sorted(policies, key=lambda policy: policy.key)
         for spec in policy.specs
-        if direction in spec.sections and spec.subject.matches(subject)
+        if spec.subject.matches(labels)
     ]
 
 
 def verdict(
-    policies: Iterable[Policy],
-    subject: Party,
-    peer: Party,
+    policies: Sequence[Policy],
+    subject: End,
+    peer: End,
     direction: Direction,
-    protocol: Protocol,
-    number: int,
-    named: NamedPorts,
-    enforcement: Enforcement = Enforcement.DEFAULT,
+    protocol: int,
+    port: int,
+    mode: Mode = Mode.DEFAULT,
 ) -> Verdict:
-    """May the subject receive from (ingress) or send to (egress) the peer?"""
-    if enforcement is Enforcement.NEVER:
+    """Judge a packet at one of its ends.
+
+    `subject` is the endpoint whose policy is asked, `peer` the other end; `port` is the destination
+    port, for ICMP the type.
+    """
+    specs = selecting(policies, subject.labels)
+    init = INIT_LABEL in subject.labels.values
+    state = enforcement(specs, direction, mode, init=init)
+    if not state.enforced:
         return Verdict(True, Reason.NO_POLICY)
-    specs = selecting(policies, subject.labels, direction)
-    init = subject.identity == Identity.INIT
-    if not specs and enforcement is Enforcement.DEFAULT and not init:
-        return Verdict(True, Reason.NOT_SELECTED)
-    for deny in (True, False):
-        for key, spec in specs:
-            for rule in spec.rules:
-                if rule.direction is direction and rule.deny is deny:
-                    path = matching_path(rule, peer, protocol, number, named)
-                    if path is not None:
-                        reason = Reason.DENY_RULE if deny else Reason.ALLOW_RULE
-                        return Verdict(not deny, reason, key, path)
-    if direction is Direction.INGRESS and peer.identity == Identity.HOST:
-        return Verdict(True, Reason.ALLOW_RULE)
-    closed = any(direction in spec.default_deny for _, spec in specs)
-    if closed or enforcement is Enforcement.ALWAYS or init:
-        return Verdict(False, Reason.DEFAULT_DENY)
-    return Verdict(True, Reason.NOT_SELECTED)
+    from_host = direction is Direction.INGRESS and peer.identity == Identity.HOST
+    if state.closed:
+        return Verdict(True, Reason.LOCALHOST) if from_host else Verdict(False, Reason.REFUSED)
+    receiver = subject if direction is Direction.INGRESS else peer
+    denying: list[RuleName] = []
+    allowing: list[RuleName] = []
+    for policy, spec in specs:
+        for rule in spec.rules:
+            if rule.direction is direction:
+                names = [
+                    RuleName(policy.key, part.path)
+                    for part in _matching(rule, peer, protocol, port, receiver.named)
+                ]
+                (denying if rule.deny else allowing).extend(names)
+    if denying:
+        return Verdict(False, Reason.DENY_RULE, tuple(denying))
+    if allowing:
+        return Verdict(True, Reason.ALLOW_RULE, tuple(allowing))
+    if from_host:
+        return Verdict(True, Reason.LOCALHOST)
+    if not state.default_deny:
+        return Verdict(True, Reason.NO_DEFAULT_DENY)
+    return Verdict(False, Reason.DEFAULT_DENY)
+
+
+def _matching(
+    rule: Rule, peer: End, protocol: int, port: int, named: frozenset[NamedPort]
+) -> list[PortSpec]:
+    if not any(_selects(one, peer) for one in rule.peers):
+        return []
+    return [part for part in rule.parts if part.matches(protocol, port, named)]
+
+
+def _selects(peer: Peer, end: End) -> bool:
+    return peer.selector is None or peer.selector.matches(end.labels)

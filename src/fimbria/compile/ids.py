@@ -1,0 +1,157 @@
+"""Stable numbers for rules and policy maps.
+
+The allocators are state that the compiler is given: a rule keeps its number as long as it exists,
+so that counters and explanations stay true, and equal policy maps have one number. A rule's number
+starts from a hash of its name, so an agent that starts again finds the same ones; only rules whose
+hashes collide can swap theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fimbria.datapath import abi
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from fimbria.model.policy import PolicyKey
+
+RULE_FIRST = int(abi.RuleIds.FIRST)
+RULE_LIMIT = int(abi.RuleStatsLayout.ENTRIES)
+POLICY_FIRST, POLICY_LIMIT = 2, 4096
+
+
+class OutOfIds(Exception):
+    """All numbers of a kind are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyMap:
+    """One policy as the kernel holds it: bytes of struct policy_info, and of the inner map."""
+
+    info: bytes
+    entries: Mapping[bytes, bytes]
+
+    def digest(self) -> bytes:
+        """Return sixteen bytes that equal contents have in common."""
+        state = hashlib.blake2b(self.info, digest_size=16)
+        state.update(b"".join(sorted(map(bytes.__add__, self.entries, self.entries.values()))))
+        return state.digest()
+
+
+_BOTH = abi.PolicyFlags.INGRESS | abi.PolicyFlags.EGRESS
+NONE = PolicyMap(abi.PolicyInfo().pack(), {})
+LOCKED = PolicyMap(abi.PolicyInfo(flags=_BOTH).pack(), {})
+BUILT_IN: dict[int, PolicyMap] = {
+    int(abi.PolicyIds.NONE): NONE,
+    int(abi.PolicyIds.LOCKED): LOCKED,
+}
+"""Policies that every node has: nothing enforced, and both directions closed."""
+
+Rule = tuple["PolicyKey", str]
+"""A policy's key and the path of the rule in it."""
+
+
+class RuleIds:
+    """(policy, path) <-> number from RULE_FIRST to RULE_LIMIT - 1."""
+
+    def __init__(self) -> None:
+        self._ids: dict[PolicyKey, dict[str, int]] = {}
+        self._rules: dict[int, Rule] = {}
+
+    def assign(self, key: PolicyKey, paths: Iterable[str]) -> dict[str, int]:
+        """Return the numbers of a policy's rules; those of its paths that are gone become free.
+
+        Raises OutOfIds, then having changed nothing.
+        """
+        old = self._ids.get(key, {})
+        wanted = dict.fromkeys(paths)
+        new = wanted.keys() - old.keys()
+        if len(self._rules) + len(new) > RULE_LIMIT - RULE_FIRST:
+            raise OutOfIds(f"{key}: all {RULE_LIMIT - RULE_FIRST} rule ids are taken")
+        ids = {path: old[path] if path in old else self._take(key, path) for path in wanted}
+        for path, number in old.items():
+            if path not in ids:
+                del self._rules[number]
+        self._ids[key] = ids
+        return ids
+
+    def forget(self, key: PolicyKey) -> None:
+        """Free the numbers of a policy that is gone."""
+        for number in self._ids.pop(key, {}).values():
+            del self._rules[number]
+
+    def retain(self, keys: Iterable[PolicyKey]) -> None:
+        """Free the numbers of all policies but these."""
+        for key in self._ids.keys() - set(keys):
+            self.forget(key)
+
+    def rule(self, number: int) -> Rule | None:
+        """Return the rule with that number."""
+        return self._rules.get(number)
+
+    def _take(self, key: PolicyKey, path: str) -> int:
+        text = "\0".join((*key, path)).encode()
+        size = RULE_LIMIT - RULE_FIRST
+        start = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") % size
+        number = next(
+            n
+            for step in range(size)
+            if (n := RULE_FIRST + (start + step) % size) not in self._rules
+        )
+        self._rules[number] = key, path
+        return number
+
+
+class PolicyIds:
+    """Policy map's content <-> number; equal contents have the same.
+
+    A number is given away again only after `retain` said that the kernel no longer has it.
+    """
+
+    def __init__(self) -> None:
+        self._by_digest = {policy.digest(): number for number, policy in BUILT_IN.items()}
+        self._digests = {number: digest for digest, number in self._by_digest.items()}
+
+    def take(self, policy: PolicyMap) -> int:
+        """Return the number of this content, a new one if it has none. Raises OutOfIds."""
+        digest = policy.digest()
+        number = self._by_digest.get(digest)
+        if number is None:
+            free = (n for n in range(POLICY_FIRST, POLICY_LIMIT) if n not in self._digests)
+            number = next(free, None)
+            if number is None:
+                raise OutOfIds(f"all {POLICY_LIMIT - POLICY_FIRST} policy ids are taken")
+            self._digests[number] = digest
+            self._by_digest[digest] = number
+        return number
+
+    def adopt(self, number: int, policy: PolicyMap) -> None:
+        """Take over a map that the kernel has already.
+
+        A content that two numbers have is known by the first; the other stays reserved until
+        `retain`.
+        """
+        if number in self._digests or not POLICY_FIRST <= number < POLICY_LIMIT:
+            return
+        digest = policy.digest()
+        self._digests[number] = digest
+        self._by_digest.setdefault(digest, number)
+
+    def retain(self, used: Iterable[int]) -> None:
+        """Free every number that is neither in use nor built in."""
+        for number in self._digests.keys() - set(used) - BUILT_IN.keys():
+            digest = self._digests.pop(number)
+            if self._by_digest.get(digest) == number:
+                del self._by_digest[digest]
+
+
+@dataclass(slots=True)
+class Ids:
+    """All allocators of a node."""
+
+    rules: RuleIds = field(default_factory=RuleIds)
+    policies: PolicyIds = field(default_factory=PolicyIds)

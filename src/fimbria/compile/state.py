@@ -1,0 +1,140 @@
+"""What a node knows, as tables of frozen rows: the whole input of the compiler.
+
+    sources -> rows -> ClusterState -> compile.node -> map contents
+
+Addresses are packed bytes (4 or 16, network order) and MACs six bytes, because that is what maps
+hold. A cluster has tens of thousands of remote pods, so their row is small and not tracked by the
+garbage collector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fimbria.model.policy import NamedPort, Policy, PolicyKey
+from fimbria.model.semantics import Mode
+from fimbria.tables import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fimbria.model.labels import Labels
+
+__all__ = ["ClusterState", "LocalEndpoint", "NamedPort", "Node", "NodeConfig", "RemoteEndpoint"]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEndpoint:
+    """A pod of this node. `ifindex` and `node_mac` are the host side's; identity 0: none yet."""
+
+    id: int
+    ifindex: int
+    mac: bytes
+    node_mac: bytes
+    ipv4: bytes | None
+    ipv6: bytes | None
+    identity: int
+    named_ports: tuple[NamedPort, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[bytes, ...]:
+        """Its addresses, IPv4 first."""
+        return tuple(ip for ip in (self.ipv4, self.ipv6) if ip is not None)
+
+
+class RemoteEndpoint(msgspec.Struct, frozen=True, gc=False):
+    """One address of a pod somewhere in the cluster.
+
+    `node_ip`: packed address of its node, b"" if unknown; a tunnel to it ends there if it is IPv4.
+    """
+
+    ip: bytes
+    identity: int
+    node_ip: bytes = b""
+    named_ports: tuple[NamedPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node.
+
+    `ipv4s`, `ipv6s`: its addresses on the underlay; `routers`: those on cilium_host; `tunnel_ip`:
+    IPv4 address where tunnels to it end; `pod_cidrs`: "10.0.1.0/24", "fd00:1::/64".
+    """
+
+    name: str
+    ipv4s: tuple[bytes, ...] = ()
+    ipv6s: tuple[bytes, ...] = ()
+    pod_cidrs: tuple[str, ...] = ()
+    tunnel_ip: bytes | None = None
+    routers: tuple[bytes, ...] = ()
+
+    @property
+    def addresses(self) -> Iterator[bytes]:
+        """All its addresses."""
+        yield from (*self.ipv4s, *self.ipv6s, *self.routers)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Settings that map contents depend on; fixed for a compiler's life.
+
+    `endpoint_routes`: the kernel routes to each pod's device; `direct_routes`: without a tunnel,
+    routes to other nodes' pods by way of their nodes.
+    """
+
+    tunnel: bool = True
+    ipv4: bool = True
+    ipv6: bool = False
+    enforcement: Mode = Mode.DEFAULT
+    policy_map_max: int = 16384
+    endpoint_routes: bool = False
+    direct_routes: bool = True
+    kube_apiserver: frozenset[bytes] = frozenset()
+
+
+def _table_of_locals() -> Table[int, LocalEndpoint]:
+    return Table()
+
+
+def _table_of_identities() -> Table[int, Labels]:
+    return Table()
+
+
+def _table_of_remotes() -> Table[bytes, RemoteEndpoint]:
+    return Table()
+
+
+def _table_of_nodes() -> Table[str, Node]:
+    return Table()
+
+
+def _table_of_policies() -> Table[PolicyKey, Policy]:
+    return Table()
+
+
+@dataclass(slots=True)
+class ClusterState:
+    """Everything the node knows. Reserved identities need not be in `identities`.
+
+    `local` is by endpoint id, `identities` by number (labels sorted), `remote` by address, `nodes`
+    by name; `self_name` names this node. Change rows by `put` and `delete`; the compiler that was
+    given the state takes the dirty keys.
+    """
+
+    self_name: str
+    config: NodeConfig = field(default_factory=NodeConfig)
+    local: Table[int, LocalEndpoint] = field(default_factory=_table_of_locals)
+    identities: Table[int, Labels] = field(default_factory=_table_of_identities)
+    remote: Table[bytes, RemoteEndpoint] = field(default_factory=_table_of_remotes)
+    nodes: Table[str, Node] = field(default_factory=_table_of_nodes)
+    policies: Table[PolicyKey, Policy] = field(default_factory=_table_of_policies)
+
+    def tables(self) -> tuple[Table[int, LocalEndpoint], Table[int, Labels],
+                              Table[bytes, RemoteEndpoint], Table[str, Node],
+                              Table[PolicyKey, Policy]]:  # fmt: skip
+        """Return all tables."""
+        return self.local, self.identities, self.remote, self.nodes, self.policies

@@ -1,0 +1,100 @@
+"""Reading label selectors, and the namespace rules that hold for whom a policy names.
+
+Source of the rules: Cilium's EndpointSelector (control-plane reference, selectors).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fimbria.model.fields import Fields, word
+from fimbria.model.labels import NAMESPACE, NAMESPACE_LABELS
+from fimbria.model.policy import PolicyError
+from fimbria.model.selector import Operator, Requirement, Selector, equals, exists, selector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+K8S_NAMESPACE = f"k8s:{NAMESPACE}"
+_NAMESPACE_KEYS = tuple(
+    f"{source}:{key}" for source in ("k8s", "any") for key in (NAMESPACE, NAMESPACE_LABELS)
+)
+_OPERATORS = {str(operator): operator for operator in Operator}
+_WITH_VALUES = (Operator.IN, Operator.NOT_IN)
+
+
+def label_selector(value: Any, path: str, prefix: Callable[[str], str]) -> Selector:
+    """Read matchLabels and matchExpressions; `prefix` makes `source:key` of a key as written.
+
+    Raises PolicyError.
+    """
+    fields = Fields(value, path)
+    found = [equals(_key(key, fields.at("matchLabels"), prefix), text)
+             for key, text in fields.texts("matchLabels").items()]  # fmt: skip
+    found += fields.each("matchExpressions", lambda v, p: _expression(v, p, prefix)) or ()
+    fields.done()
+    return selector(found)
+
+
+def cilium_key(key: str) -> str:
+    """Return a key of a Cilium policy with its source; `any` where none is written."""
+    return key if ":" in key else f"any:{key}"
+
+
+def kubernetes_key(key: str) -> str:
+    """Return a key of a NetworkPolicy's pod selector."""
+    return f"k8s:{key}"
+
+
+def namespace_key(key: str) -> str:
+    """Return a key of a NetworkPolicy's namespace selector, as pods carry it."""
+    return f"k8s:{NAMESPACE_LABELS}.{key}"
+
+
+def subject(chosen: Selector, namespace: str, path: str) -> Selector:
+    """Return an endpointSelector with the namespace rule applied.
+
+    A namespaced policy is about pods of its own namespace, a clusterwide one about pods of any;
+    pods that have no identity yet (reserved:init) have no namespace. Raises PolicyError for a
+    namespaced policy that names another namespace.
+    """
+    if chosen.names("reserved:init", "any:init"):
+        return chosen
+    if not namespace:
+        return chosen.also(exists(K8S_NAMESPACE))
+    for row in chosen.requirements:
+        named = row.key in (K8S_NAMESPACE, f"any:{NAMESPACE}") and row.operator is Operator.IN
+        if named and row.values != (namespace,):
+            raise PolicyError(path, f"selects pods of another namespace than its own, {namespace}")
+    return chosen.also(equals(K8S_NAMESPACE, namespace))
+
+
+def peer(chosen: Selector, namespace: str) -> Selector:
+    """Return a peer's selector with the namespace rule applied: own namespace unless one is named.
+
+    Labels of source `reserved` stand for themselves. In a clusterwide policy a peer is any pod.
+    """
+    if chosen.has_source("reserved") or chosen.names(*_NAMESPACE_KEYS):
+        return chosen
+    return chosen.also(equals(K8S_NAMESPACE, namespace) if namespace else exists(K8S_NAMESPACE))
+
+
+def _expression(value: Any, path: str, prefix: Callable[[str], str]) -> Requirement:
+    fields = Fields(value, path)
+    key = _key(fields.text("key"), fields.at("key"), prefix)
+    text = fields.text("operator")
+    operator = _OPERATORS.get(text)
+    if operator is None:
+        raise PolicyError(fields.at("operator"), f"{text!r} is none of {', '.join(_OPERATORS)}")
+    values = fields.each("values", word) or ()
+    fields.done()
+    if bool(values) != (operator in _WITH_VALUES):
+        wanted = "at least one value" if operator in _WITH_VALUES else "no values"
+        raise PolicyError(fields.at("values"), f"{operator} takes {wanted}")
+    return Requirement(key, operator, tuple(sorted(set(values))))
+
+
+def _key(key: str, path: str, prefix: Callable[[str], str]) -> str:
+    if not key or key.startswith(":") or key.endswith(":"):
+        raise PolicyError(path, f"{key!r} is no label key")
+    return prefix(key)
