@@ -44,31 +44,55 @@ static __always_inline void forward_tunnel(struct flow *f, const struct ipcache_
 	f->forward.nexthop = info->tunnel_endpoint;
 }
 
-/* Who the packet is for, and how it goes there if that needs no routing table. */
-static __always_inline void find_destination(struct flow *f)
+/* Whether an address looks like one of this node's pods; decides what is looked up first. */
+static __always_inline bool looks_near(const struct flow *f)
+{
+	if (f->t.family == FAMILY_IPV4)
+		return !((f->t.daddr.w[3] ^ cfg_router_ip4) & bpf_htonl(0xffffff00));
+	return f->t.daddr.q[0] == cfg_router_ip6.q[0];
+}
+
+static __always_inline bool find_endpoint(struct flow *f)
 {
 	struct endpoint_info *ep = lookup_endpoint(&f->t.daddr, f->t.family);
+
+	if (!ep)
+		return false;
+	if (ep->flags & ENDPOINT_F_HOST) {
+		f->r.dst_id = ID_HOST;
+		f->forward.action = ACTION_STACK;
+		return true;
+	}
+	f->r.dst_id = ep->sec_id;
+	f->r.dst_lxc = ep->lxc_id;
+	forward_local(f, ep);
+	return true;
+}
+
+/*
+ * Who the packet is for, and how it goes there if that needs no routing table. Endpoints of this
+ * node come before the ipcache; only an address that the ipcache has behind a tunnel cannot be one.
+ */
+static __always_inline void find_destination(struct flow *f)
+{
+	bool near = looks_near(f);
 	struct ipcache_info *info;
 
 	f->forward.oif = 0;
 	f->forward.nexthop = 0;
-	if (ep && ep->flags & ENDPOINT_F_HOST) {
-		f->r.dst_id = ID_HOST;
-		f->forward.action = ACTION_STACK;
-	} else if (ep) {
-		f->r.dst_id = ep->sec_id;
-		f->r.dst_lxc = ep->lxc_id;
-		forward_local(f, ep);
-	} else {
-		info = lookup_ipcache(&f->t.daddr, f->t.family);
+	if (near && find_endpoint(f))
+		return;
+	info = lookup_ipcache(&f->t.daddr, f->t.family);
+	if (info && is_tunnelled(info)) {
 		f->r.dst_id = outside_identity(info, f->t.family);
-		if (info && is_tunnelled(info))
-			forward_tunnel(f, info);
-		else if (cfg_host_routing && f->hook == HOOK_CONTAINER)
-			f->forward.action = NEEDS_ROUTE;
-		else
-			f->forward.action = ACTION_STACK;
+		forward_tunnel(f, info);
+		return;
 	}
+	if (!near && find_endpoint(f))
+		return;
+	f->r.dst_id = outside_identity(info, f->t.family);
+	f->forward.action =
+		cfg_host_routing && f->hook == HOOK_CONTAINER ? NEEDS_ROUTE : ACTION_STACK;
 }
 
 /* Asks the routing table, once the packet may go. An IPv6 gateway is looked up when sending. */

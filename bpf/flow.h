@@ -65,7 +65,8 @@ struct report {
 	__u8 file;
 	__u8 due; /* 1: a trace event is due */
 	__u16 line;
-	__u16 pad;
+	__u8 told; /* 1: a verdict event has announced the flow; no trace event beside it */
+	__u8 pad;
 	__u32 rule, policy_id;
 	__s32 verdict;
 };
@@ -87,6 +88,8 @@ struct flow {
 	__u8 tracking;
 	__u8 parsed;
 	__u8 hook;
+	__u8 absent; /* 1: the fast path found no entry a moment ago */
+	__u8 pad[3];
 	__u32 revision; /* read before everything else in the slow path */
 	__u32 carried;  /* source identity as the packet carries it, or as its address tells */
 	__be32 carrier; /* outer source of a tunnelled packet */

@@ -131,6 +131,7 @@ static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, cons
 	__u32 now, expires;
 	int ret;
 
+	f->absent = !e;
 	if (!e || !rt)
 		return FAST_MISS;
 	dir = &e->dir[f->d & 1];
@@ -153,7 +154,8 @@ static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, cons
 	} else {
 		expires = now + cfg_ct_any * cfg_hz;
 	}
-	if (e->expires != expires)
+	/* a second's delay spares most packets a write to the entry's first cache line */
+	if ((__s32)(expires - e->expires) > (__s32)cfg_hz)
 		e->expires = expires;
 	dir->packets++;
 	dir->bytes += skb->len;
@@ -196,7 +198,7 @@ static __always_inline int dispatch(struct __sk_buff *skb, struct flow *f)
 		return DROP(f, FILE_REWRITE, DROP_TTL_EXCEEDED);
 	if (cfg_trace == TRACE_ALL)
 		emit(skb, f, EVENT_TRACE, arrival_point(f->hook));
-	if (f->r.due || cfg_trace < TRACE_AGGREGATED)
+	if ((f->r.due && !f->r.told) || cfg_trace < TRACE_AGGREGATED)
 		emit(skb, f, EVENT_TRACE, trace_point(f->forward.action, f->r.dst_id));
 	ret = send(skb, &f->forward, f->t.family, f->hook);
 	return ret < 0 ? DROP(f, FILE_REWRITE, -ret) : ret;

@@ -52,15 +52,14 @@ static __always_inline int stages(struct __sk_buff *skb, struct flow *f)
 	return ret < 0 ? ret : dispatch(skb, f);
 }
 
-__global int slow_path(struct __sk_buff *skb, struct flow *f)
+static __always_inline int slow_path(struct __sk_buff *skb, struct flow *f)
 {
-	if (!f || !begin(f, HOOK_CONTAINER))
+	if (!begin(f, HOOK_CONTAINER))
 		return TC_SHOT;
 	return finish(skb, f, stages(skb, f));
 }
 
-SEC("tc")
-int from_container(struct __sk_buff *skb)
+static __always_inline int handle(struct __sk_buff *skb)
 {
 	struct flow *f = current_flow();
 	int ret;
@@ -74,4 +73,10 @@ int from_container(struct __sk_buff *skb)
 			return ret;
 	}
 	return slow_path(skb, f);
+}
+
+SEC("tc")
+int from_container(struct __sk_buff *skb)
+{
+	return handle(skb);
 }

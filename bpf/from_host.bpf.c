@@ -32,15 +32,14 @@ static __always_inline int stages(struct __sk_buff *skb, struct flow *f)
 	return dispatch(skb, f);
 }
 
-__global int slow_path(struct __sk_buff *skb, struct flow *f)
+static __always_inline int slow_path(struct __sk_buff *skb, struct flow *f)
 {
-	if (!f || !begin(f, HOOK_HOST))
+	if (!begin(f, HOOK_HOST))
 		return TC_NEXT;
 	return finish(skb, f, stages(skb, f));
 }
 
-SEC("tc")
-int from_host(struct __sk_buff *skb)
+static __always_inline int handle(struct __sk_buff *skb)
 {
 	struct flow *f = current_flow();
 	int ret;
@@ -54,4 +53,10 @@ int from_host(struct __sk_buff *skb)
 			return ret;
 	}
 	return slow_path(skb, f);
+}
+
+SEC("tc")
+int from_host(struct __sk_buff *skb)
+{
+	return handle(skb);
 }

@@ -34,15 +34,14 @@ static __always_inline int stages(struct __sk_buff *skb, struct flow *f)
 	return ret < 0 ? ret : deliver(skb, f);
 }
 
-__global int slow_path(struct __sk_buff *skb, struct flow *f)
+static __always_inline int slow_path(struct __sk_buff *skb, struct flow *f)
 {
-	if (!f || !begin(f, HOOK_NETDEV))
+	if (!begin(f, HOOK_NETDEV))
 		return TC_NEXT;
 	return finish(skb, f, stages(skb, f));
 }
 
-SEC("tc")
-int from_netdev(struct __sk_buff *skb)
+static __always_inline int handle(struct __sk_buff *skb)
 {
 	struct flow *f = current_flow();
 	int ret;
@@ -60,4 +59,10 @@ int from_netdev(struct __sk_buff *skb)
 			return ret;
 	}
 	return slow_path(skb, f);
+}
+
+SEC("tc")
+int from_netdev(struct __sk_buff *skb)
+{
+	return handle(skb);
 }

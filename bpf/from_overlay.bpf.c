@@ -45,15 +45,14 @@ static __always_inline int stages(struct __sk_buff *skb, struct flow *f)
 	return STAGE_NEXT;
 }
 
-__global int slow_path(struct __sk_buff *skb, struct flow *f)
+static __always_inline int slow_path(struct __sk_buff *skb, struct flow *f)
 {
-	if (!f || !begin(f, HOOK_OVERLAY))
+	if (!begin(f, HOOK_OVERLAY))
 		return TC_SHOT;
 	return finish(skb, f, stages(skb, f));
 }
 
-SEC("tc")
-int from_overlay(struct __sk_buff *skb)
+static __always_inline int handle(struct __sk_buff *skb)
 {
 	struct flow *f = current_flow();
 	__be32 carrier;
@@ -69,4 +68,10 @@ int from_overlay(struct __sk_buff *skb)
 			return ret;
 	}
 	return slow_path(skb, f);
+}
+
+SEC("tc")
+int from_overlay(struct __sk_buff *skb)
+{
+	return handle(skb);
 }

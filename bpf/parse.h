@@ -155,6 +155,7 @@ static __always_inline void parse(struct __sk_buff *skb, struct flow *f)
 	struct tuple *t = &f->t;
 
 	f->parsed = PARSED_L2;
+	f->absent = 0;
 	f->tracking = TRACK_FLOW;
 	if ((const void *)(eth + 1) > end)
 		return;

@@ -114,7 +114,7 @@ static __always_inline __u8 match_of(__u8 shape, bool peer)
 }
 
 /* Answers j. Returns 0 for allow, or a negative reason. */
-__global int policy_judge(struct judgement *j)
+static __always_inline int policy_judge(struct judgement *j)
 {
 	bool by_peer, has_peer = false, has_any = false;
 	struct hit peer = {}, any = {};
@@ -122,8 +122,6 @@ __global int policy_judge(struct judgement *j)
 	void *entries;
 	__u32 id, way;
 
-	if (!j)
-		return -DROP_INVALID;
 	j->rule = RULE_NONE;
 	j->shape = 0;
 	j->match = MATCH_NONE;

@@ -37,15 +37,14 @@ static __always_inline int stages(struct __sk_buff *skb, struct flow *f)
 	return deliver(skb, f);
 }
 
-__global int slow_path(struct __sk_buff *skb, struct flow *f)
+static __always_inline int slow_path(struct __sk_buff *skb, struct flow *f)
 {
-	if (!f || !begin(f, HOOK_TO_CONTAINER))
+	if (!begin(f, HOOK_TO_CONTAINER))
 		return TC_SHOT;
 	return finish(skb, f, stages(skb, f));
 }
 
-SEC("tc")
-int to_container(struct __sk_buff *skb)
+static __always_inline int handle(struct __sk_buff *skb)
 {
 	struct flow *f = current_flow();
 	int ret;
@@ -61,4 +60,10 @@ int to_container(struct __sk_buff *skb)
 			return ret;
 	}
 	return slow_path(skb, f);
+}
+
+SEC("tc")
+int to_container(struct __sk_buff *skb)
+{
+	return handle(skb);
 }

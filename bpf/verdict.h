@@ -62,8 +62,10 @@ static __always_inline int judge_end(struct __sk_buff *skb, struct flow *f, __u3
 		f->r.flags |= EVENT_F_AUDITED;
 	}
 	*rule = j.rule;
-	if (f->q.fresh && j.enforced)
+	if (f->q.fresh && j.enforced) {
+		f->r.told = 1;
 		emit(skb, f, EVENT_POLICY_VERDICT, 0);
+	}
 	return 0;
 }
 
@@ -245,7 +247,8 @@ static __always_inline int related(struct __sk_buff *skb, struct flow *f, struct
 /* Both ends are in f->r, the way on in f->forward. Returns 0 or a negative reason. */
 static __always_inline int decide(struct __sk_buff *skb, struct flow *f)
 {
-	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
+	/* an entry that another CPU makes meanwhile is overwritten with the same verdict */
+	struct ct_entry *e = f->absent ? NULL : bpf_map_lookup_elem(&cilium_ct, &f->key);
 	__u32 now = now_jiffies();
 	int ret;
 

@@ -7,7 +7,7 @@ SEC("tc")
 int bench_from_container(struct __sk_buff *skb)
 {
 	bench_renew(skb);
-	return from_container(skb);
+	return handle(skb);
 }
 
 SEC("tc")

@@ -7,7 +7,7 @@ SEC("tc")
 int bench_from_netdev(struct __sk_buff *skb)
 {
 	bench_renew(skb);
-	return from_netdev(skb);
+	return handle(skb);
 }
 
 SEC("tc")

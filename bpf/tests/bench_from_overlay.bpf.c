@@ -8,7 +8,7 @@ int bench_from_overlay(struct __sk_buff *skb)
 {
 	bench_renew(skb);
 	arrive_by_tunnel(skb);
-	return from_overlay(skb);
+	return handle(skb);
 }
 
 SEC("tc")

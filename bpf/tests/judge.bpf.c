@@ -11,6 +11,12 @@ struct {
 	__uint(max_entries, 1);
 } judge_cases SEC(".maps");
 
+/* Verified once, instead of in every turn of the loop below. */
+__global int answer(struct judgement *j)
+{
+	return j ? policy_judge(j) : -DROP_INVALID;
+}
+
 SEC("syscall")
 int judge_policy(void *ctx __attribute__((unused)))
 {
@@ -30,7 +36,7 @@ int judge_policy(void *ctx __attribute__((unused)))
 			.egress = c->egress,
 		};
 
-		c->verdict = policy_judge(&j);
+		c->verdict = answer(&j);
 		c->rule_id = j.rule;
 		c->shape = j.shape;
 		c->match = j.match;
