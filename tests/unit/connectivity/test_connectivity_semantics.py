@@ -17,7 +17,7 @@ from fimbria.model.semantics import End, Reason, verdict
 HOME = "t"
 FAMILIES = {place.name: {4, 6} for place in PLACES} | {name: {4, 6} for name in HOSTS}
 NODES = {place.name: place.node for place in PLACES} | HOSTS
-NAMED = frozenset({("http", 8080, "TCP"), ("dns", 8053, "UDP")})
+NAMED = frozenset({("http", TCP, 8080), ("dns", UDP, 8053)})
 SIDES = {
     Reason.DENY_RULE: Side.DENY_RULE,
     Reason.DEFAULT_DENY: Side.DEFAULT_DENY,
