@@ -11,21 +11,19 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from fimbria.agent.convert import identity_labels
 from fimbria.model.identity import candidate
+from fimbria.model.labels import NAMESPACE
 from fimbria.sources.errors import KubeError, is_already_exists, is_not_found
-from fimbria.sources.resources import CILIUM_IDENTITIES, CiliumIdentity
+from fimbria.sources.resources import CILIUM_IDENTITIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fimbria.model.labels import Labels
     from fimbria.sources.kube import KubeClient
 
 ATTEMPTS = 64
-CLUSTER_LOCAL = range(256, 65536)
-NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
-
-Labels = tuple[str, ...]
-"""Labels as `source:key=value`, sorted."""
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +39,6 @@ def security_labels(labels: Labels) -> dict[str, str]:
         key, _, value = label.partition("=")
         found[key] = value
     return found
-
-
-def labels_of(identity: CiliumIdentity) -> Labels:
-    """Return a CiliumIdentity's labels, sorted; the inverse of `security_labels`."""
-    return tuple(sorted(f"{key}={value}" for key, value in identity.security_labels.items()))
-
-
-def number_of(identity: CiliumIdentity) -> int | None:
-    """Return a CiliumIdentity's number, None for a name that is none."""
-    name = identity.metadata.name
-    return int(name) if name.isdecimal() and int(name) in CLUSTER_LOCAL else None
 
 
 class Identities:
@@ -153,13 +140,13 @@ class Identities:
                 if is_not_found(missing):
                     return None
                 raise
-        return labels_of(made)
+        return identity_labels(made)
 
 
 def _document(number: int, labels: Labels) -> dict[str, object]:
     values = security_labels(labels)
-    namespace = values.get(f"k8s:{NAMESPACE_LABEL}", "")
+    namespace = values.get(f"k8s:{NAMESPACE}", "")
     meta: dict[str, object] = {"name": str(number)}
     if namespace:
-        meta["labels"] = {NAMESPACE_LABEL: namespace}
+        meta["labels"] = {NAMESPACE: namespace}
     return {"metadata": meta, "security-labels": values}

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from fimbria.sources.reflector import Change, Key, Reflector
+from fimbria.agent.convert import CepRow, endpoint_row, living_pod, policy_document
+from fimbria.sources.reflector import Change, Reflector
 from fimbria.sources.resources import (
     CILIUM_CLUSTERWIDE_POLICIES,
     CILIUM_ENDPOINTS,
@@ -36,66 +37,15 @@ if TYPE_CHECKING:
     from fimbria.sources.kube import KubeClient
 
 POLICY_KINDS = (NETWORK_POLICIES, CILIUM_NETWORK_POLICIES, CILIUM_CLUSTERWIDE_POLICIES)
-FINISHED = ("Succeeded", "Failed")
-
-
-class RemoteEndpoint:
-    """A CiliumEndpoint as a row: few fields, no dictionary, since there are very many.
-
-    `ips` are its addresses as text, `node` its node's address.
-    """
-
-    __slots__ = ("identity", "ips", "named_ports", "node", "uid")
-
-    def __init__(
-        self,
-        uid: str,
-        ips: tuple[str, ...],
-        node: str,
-        identity: int,
-        named_ports: tuple[tuple[str, int, str], ...],
-    ) -> None:
-        self.uid = uid
-        self.ips = ips
-        self.node = node
-        self.identity = identity
-        self.named_ports = named_ports
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RemoteEndpoint) and all(
-            getattr(self, name) == getattr(other, name) for name in self.__slots__
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.ips, self.node, self.identity))
-
-
-def remote_endpoint(item: CiliumEndpoint) -> RemoteEndpoint | None:
-    """Return the row of a CiliumEndpoint; None for one that has no address or identity yet."""
-    status = item.status
-    if status.networking is None or status.identity is None or not status.identity.id:
-        return None
-    pairs = status.networking.addressing or []
-    ips = tuple(ip for pair in pairs for ip in (pair.ipv4, pair.ipv6) if ip)
-    if not ips:
-        return None
-    ports = tuple((p.name, p.port, p.protocol) for p in status.named_ports or [])
-    return RemoteEndpoint(item.metadata.uid, ips, status.networking.node, status.identity.id, ports)
-
-
-def living_pod(item: Pod) -> Pod | None:
-    """Return the pod; None if it has ended or uses the node's own network."""
-    if item.status.phase in FINISHED or item.spec.host_network:
-        return None
-    return item
 
 
 class Watches:
     """All reflectors of the agent. Handlers are set before `run`."""
 
     def __init__(self, client: KubeClient, node_name: str) -> None:
+        self.own_addresses: frozenset[bytes] = frozenset()
         self.on_nodes: Callable[[Sequence[Change[CiliumNode]]], None] = _nothing
-        self.on_endpoints: Callable[[Sequence[Change[RemoteEndpoint]]], None] = _nothing
+        self.on_endpoints: Callable[[Sequence[Change[CepRow]]], None] = _nothing
         self.on_identities: Callable[[Sequence[Change[CiliumIdentity]]], None] = _nothing
         self.on_namespaces: Callable[[Sequence[Change[Namespace]]], None] = _nothing
         self.on_pods: Callable[[Sequence[Change[Pod]]], None] = _nothing
@@ -105,8 +55,11 @@ class Watches:
         self.nodes: Reflector[CiliumNode, CiliumNode] = Reflector(
             client, CILIUM_NODES, _same, lambda changes: self.on_nodes(changes)
         )
-        self.endpoints: Reflector[CiliumEndpoint, RemoteEndpoint] = Reflector(
-            client, CILIUM_ENDPOINTS, remote_endpoint, lambda changes: self.on_endpoints(changes)
+        self.endpoints: Reflector[CiliumEndpoint, CepRow] = Reflector(
+            client,
+            CILIUM_ENDPOINTS,
+            lambda item: endpoint_row(item, self.own_addresses),
+            lambda changes: self.on_endpoints(changes),
         )
         self.identities: Reflector[CiliumIdentity, CiliumIdentity] = Reflector(
             client, CILIUM_IDENTITIES, _same, lambda changes: self.on_identities(changes)
@@ -131,7 +84,7 @@ class Watches:
         return Reflector(
             client,
             resource,
-            without_noise,
+            lambda item: policy_document(item, resource.kind, resource.api_version),
             lambda changes: self.on_policies(resource, changes),
             optional=resource.group == "cilium.io",
         )
@@ -170,26 +123,9 @@ class Watches:
         ]
 
 
-def without_noise(policy: Document) -> Document:
-    """Return a policy without what changes though the policy does not.
-
-    A status that another node wrote, or a new resourceVersion, is no reason to compile again; the
-    conditions stay for whoever writes the status, outside of the comparison.
-    """
-    meta = {
-        key: value
-        for key, value in (policy.get("metadata") or {}).items()
-        if key not in ("resourceVersion", "managedFields")
-    }
-    return {**policy, "metadata": meta}
-
-
 def _same(item: Any) -> Any:
     return item
 
 
 def _nothing(changes: Sequence[Change[Any]]) -> None:
     """Nobody is interested."""
-
-
-__all__ = ["POLICY_KINDS", "Key", "RemoteEndpoint", "Watches"]

@@ -1,0 +1,268 @@
+"""The agent's parts and how they are tied together; what happens in which order is in `run`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fimbria.agent import api, cniconf, deletequeue, objects, statefiles
+from fimbria.agent.apply import Applier
+from fimbria.agent.cluster import Cluster
+from fimbria.agent.cni import Cni
+from fimbria.agent.collector import Collector
+from fimbria.agent.endpoints import Endpoints, State
+from fimbria.agent.identities import Identities
+from fimbria.agent.lifecycle import Lifecycle
+from fimbria.agent.monitor import Monitor
+from fimbria.agent.node import Node
+from fimbria.agent.overrides import remember, remembered
+from fimbria.agent.publish import EndpointPublisher, PolicyStatusPublisher, publish_node
+from fimbria.agent.views import Views
+from fimbria.agent.watches import Watches
+from fimbria.controllers import Controllers
+from fimbria.kernel.ringbuf import RingBuffer
+from fimbria.sources.options import Config
+from fimbria.sources.resources import NODES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiohttp import web
+
+    from fimbria.agent.convert import CepRow
+    from fimbria.agent.endpoints import Endpoint
+    from fimbria.agent.statefiles import EndpointFile
+    from fimbria.kernel.clock import SystemClock
+    from fimbria.sources.config import Settings
+    from fimbria.sources.kube import KubeClient
+    from fimbria.sources.reflector import Change
+    from fimbria.sources.resources import Document
+
+EVENTS_MAP = "cilium_events"
+NODE_PATIENCE = 1.0
+CHECK_INTERVAL = 300.0
+
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """Everything that one node's agent is made of."""
+
+    def __init__(self, settings: Settings, client: KubeClient, clock: SystemClock) -> None:
+        config = self.config = settings.config
+        self._client = client
+        self._state_dir = Path(config.state_dir)
+        self._runner: web.AppRunner | None = None
+        self._ring: RingBuffer | None = None
+        self.controllers = Controllers()
+        self.node = Node(config, clock)
+        self.endpoints = Endpoints()
+        self.identities = Identities(client)
+        self.watches = Watches(client, config.node_name)
+        self.cluster = Cluster(config, self.watches, self.identities, self._state_dir)
+        self.applier = Applier(self.node, self.cluster)
+        self.lifecycle = Lifecycle(
+            self.node, self.endpoints, self.cluster, self.identities, self.applier, self._state_dir
+        )
+        self.collector = Collector(self.node, config.conntrack_gc_interval)
+        self.publisher = EndpointPublisher(client, self._endpoint_object)
+        self.statuses = PolicyStatusPublisher(client, clock.wall)
+        self.views = Views(self, settings)
+        self.api = api.Api(self.views, Cni(self.node, self.endpoints, self.lifecycle))
+        self._dirty_pods: set[int] = set()
+        self._tie()
+
+    def _tie(self) -> None:
+        """Connect the parts that call each other."""
+        add = self.controllers.add
+        self.publisher.trigger = add("publish-endpoints", self.publisher.run).trigger
+        self.statuses.trigger = add("publish-policy-status", self.statuses.run).trigger
+        self._relabel = add("resolve-identities", self._resolve_identities)
+        self._publish_node = add("publish-node", self._publish_own_node)
+        self._recreate = add("keep-identities", self.cluster.recreate_identities)
+        self.applier.after = self._applied
+        self.applier.controller = add("apply", self.applier.run_once, backoff=0.5)
+        self.cluster.dirty = self.applier.request
+        self.cluster.pods_changed = self._pods_changed
+        self.cluster.identities_lost = self._recreate.trigger
+        self.cluster.policy_judged = self.statuses.report
+        self.cluster.own_node_changed = self._own_node_changed
+        self.cluster.own_endpoints_changed = self._own_endpoints_changed
+        self.lifecycle.changed = self._endpoint_changed
+        self.lifecycle.gone = self._endpoint_gone
+
+    async def run(self) -> None:
+        """Run until cancelled; raises (in a group) what makes going on impossible."""
+        path = Path(self.config.socket_path)
+        self._runner = await api.listen(self.api.application(), path)
+        async with asyncio.TaskGroup() as group:
+            self.controllers.start(group)
+            restored = self.lifecycle.restore()
+            log.info("restored %d endpoints", len(restored))
+            self.watches.own_addresses = self._own_addresses()
+            group.create_task(self.watches.run())
+            await self._bring_up(restored)
+            ring = self._ring = RingBuffer(self.node.maps.map(EVENTS_MAP))
+            monitor = self.api.monitor = Monitor(ring)
+            group.create_task(monitor.run())
+            await self.watches.synced.wait()
+            await self._first_reconcile()
+            await self._replay_deletions(path.parent / deletequeue.FOLDER)
+            self.lifecycle.ready.set()
+            self._write_cni_configuration()
+            log.info("ready for pods")
+            self.controllers.add("check-maps", self.applier.check, CHECK_INTERVAL)
+            self._pace_collection()
+            await asyncio.Event().wait()
+
+    def _pace_collection(self) -> None:
+        collector = self.collector
+        controller = self.controllers.add("conntrack-gc", collector.run_once, collector.interval)
+
+        def pace(interval: float) -> None:
+            controller.interval = interval
+
+        collector.trigger, collector.pace = controller.trigger, pace
+
+    async def close(self) -> None:
+        """Give back what a process holds; what is pinned and wired goes on."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._ring is not None:
+            self._ring.close()
+        self.node.close()
+
+    def _own_addresses(self) -> frozenset[bytes]:
+        from fimbria.agent.convert import packed
+
+        return frozenset(packed(text) for text in self.node.addresses() if text)
+
+    async def _bring_up(self, restored: Sequence[EndpointFile]) -> None:
+        cidrs = await self._pod_cidrs()
+        pods = [(file.ifname, file.ifindex) for file in restored]
+        await asyncio.to_thread(self.node.bring_up, cidrs, pods)
+        assert self.node.devices is not None
+        self.lifecycle.claim_addresses()
+        self.cluster.set_devices(self.node.devices, self.node.gateway)
+        self._publish_node.trigger()
+        log.info("pod CIDRs %s, devices up", ", ".join(cidrs))
+
+    async def _pod_cidrs(self) -> tuple[str, ...]:
+        """Return the node's pod CIDRs: those the API names, or the last known if it is away."""
+        self._publish_node.trigger()
+        path = self._state_dir / statefiles.NODE_FILE
+        known = remembered(path)
+        found = self.cluster.pod_cidrs
+        try:
+            async with asyncio.timeout(NODE_PATIENCE if known.pod_cidrs else None):
+                cidrs = await found.wait()
+        except TimeoutError:
+            log.warning("the API does not answer; pod CIDRs as last known")
+            return known.pod_cidrs
+        remember(path, self.config.node_name, pod_cidrs=cidrs)
+        return cidrs
+
+    async def _first_reconcile(self) -> None:
+        for endpoint in self.endpoints:
+            endpoint.to(State.WAITING_TO_REGENERATE, "everything is known")
+            endpoint.to(State.REGENERATING)
+        self.cluster.synced()
+        await self.applier.first()
+        for endpoint in self.endpoints:
+            if endpoint.state is State.REGENERATING:
+                endpoint.to(State.READY, "restored")
+            self._endpoint_changed(endpoint)
+        self._pods_changed([e.id for e in self.endpoints])
+
+    async def _replay_deletions(self, folder: Path) -> None:
+        for path, request in list(deletequeue.pending(folder)):
+            await self.lifecycle.remove(request.container_id, request.ifname)
+            path.unlink(missing_ok=True)
+
+    def _write_cni_configuration(self) -> None:
+        config = self.config
+        if config.write_cni_conf_when_ready:
+            default = str(Config().socket_path)
+            content = cniconf.document(config.socket_path, default, config.cni_chaining_mode)
+            cniconf.write(Path(config.write_cni_conf_when_ready), content, config.cni_exclusive)
+
+    async def _publish_own_node(self) -> None:
+        ipv4, ipv6 = self.node.addresses()
+        gateway = self.node.gateway
+        spec = objects.node_spec((ipv4, ipv6), (gateway.ipv4, gateway.ipv6))
+        if self.config.ipam == "kubernetes":
+            node = await self._client.get(NODES, self.config.node_name)
+            spec["ipam"] = {"podCIDRs": list(node.spec.pod_cidrs or ())}
+        current = self.watches.nodes.rows.get(("", self.config.node_name))
+        await publish_node(self._client, self.config.node_name, spec, current)
+
+    def _own_node_changed(self) -> None:
+        """Our CiliumNode changed, or is gone: bring our part of it back."""
+        self._publish_node.trigger()
+        cidrs = self.cluster.pod_cidrs.value
+        if cidrs and self.node.ready:
+            self.node.ipam.extend(cidrs)
+            path = self._state_dir / statefiles.NODE_FILE
+            remember(path, self.config.node_name, pod_cidrs=cidrs)
+
+    # -- endpoints and their objects
+
+    def _endpoint_object(self, key: tuple[str, str]) -> Document | None:
+        found = [e for e in self.endpoints.of_pod(*key) if e.state is not State.DISCONNECTING]
+        if not found:
+            return None
+        endpoint = found[-1]
+        ipv4, ipv6 = self.node.addresses()
+        enforcement = self.cluster.enforcement(endpoint.id)
+        return objects.endpoint(endpoint.file, str(endpoint.state), ipv4 or ipv6, enforcement)
+
+    def _endpoint_changed(self, endpoint: Endpoint) -> None:
+        if endpoint.file.pod:
+            self.publisher.mark((endpoint.file.namespace, endpoint.file.pod))
+
+    def _endpoint_gone(self, file: EndpointFile) -> None:
+        self.collector.forget(file)
+        if file.pod:
+            self.publisher.mark((file.namespace, file.pod))
+
+    def _own_endpoints_changed(self, changes: Sequence[Change[CepRow]]) -> None:
+        """Our CiliumEndpoints as the API has them: note their uids, put right what is wrong."""
+        for change in changes:
+            if change.new is not None:
+                self.publisher.published[change.key] = change.new.uid
+                if not self.endpoints.of_pod(*change.key) and self.lifecycle.ready.is_set():
+                    self.publisher.mark(change.key)
+            elif self.publisher.published.pop(change.key, None):
+                self.publisher.forget(change.key)
+
+    def _applied(self, revision: int) -> None:
+        """The maps are as desired: every endpoint realises this revision."""
+        for endpoint in self.endpoints:
+            if endpoint.state in (State.READY, State.REGENERATING):
+                endpoint.revision = revision
+        for number in self.cluster.take_enforcement_changes():
+            endpoint = self.endpoints.get(number)
+            if endpoint is not None:
+                self._endpoint_changed(endpoint)
+
+    def _pods_changed(self, numbers: Sequence[int]) -> None:
+        self._dirty_pods.update(numbers)
+        self._relabel.trigger()
+
+    async def _resolve_identities(self) -> None:
+        """Bring endpoints' identities up to date with their pods' labels."""
+        while self._dirty_pods:
+            number = self._dirty_pods.pop()
+            endpoint = self.endpoints.get(number)
+            if endpoint is None or not endpoint.file.pod:
+                continue
+            view = self.cluster.view(endpoint.file.namespace, endpoint.file.pod)
+            if view is None or (endpoint.file.pod_uid and view.uid != endpoint.file.pod_uid):
+                continue
+            try:
+                await self.lifecycle.relabel(endpoint, view)
+            except BaseException:
+                self._dirty_pods.add(number)
+                raise

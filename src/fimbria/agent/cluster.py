@@ -1,0 +1,304 @@
+"""What the agent knows of the cluster: watched objects become the compiler's rows.
+
+    watches ─► handlers (no await) ─► ClusterState tables ─► `dirty` ─► applier ─► compiler
+
+Pods and namespaces are no rows of the compiler's: they only decide which identity an endpoint has,
+so their changes are handed on as "look at these endpoints again".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from fimbria.agent import convert
+from fimbria.compile.state import ClusterState, Node, NodeConfig
+from fimbria.model.labels import LabelError, LabelFilter
+from fimbria.model.policy import PolicyError, PolicyKey
+from fimbria.model.policy_parse import parse_policy
+from fimbria.model.semantics import Mode
+from fimbria.sources.errors import KubeError, is_not_found
+from fimbria.sources.options import ConfigError
+from fimbria.sources.resources import PODS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fimbria.agent.convert import CepRow, PodView
+    from fimbria.agent.devices import NodeDevices
+    from fimbria.agent.identities import Identities
+    from fimbria.agent.statefiles import EndpointFile
+    from fimbria.agent.watches import Watches
+    from fimbria.agent.wiring import Gateway
+    from fimbria.sources.kube import KubeClient
+    from fimbria.sources.options import Config
+    from fimbria.sources.reflector import Change
+    from fimbria.sources.resources import (
+        CiliumIdentity,
+        CiliumNode,
+        Document,
+        Namespace,
+        Pod,
+        Resource,
+    )
+
+ASK_AFTER = 0.5
+"""Seconds after which the API is asked for a pod that the watch has not brought."""
+
+log = logging.getLogger(__name__)
+
+
+class PodCidrs:
+    """This node's pod CIDRs, once the API names them."""
+
+    def __init__(self) -> None:
+        self.value: tuple[str, ...] = ()
+        self._known = asyncio.Event()
+
+    def set(self, value: tuple[str, ...]) -> None:
+        """Note what the API says; nothing is no news."""
+        if value:
+            self.value = value
+            self._known.set()
+
+    async def wait(self) -> tuple[str, ...]:
+        """Wait until they are known."""
+        await self._known.wait()
+        return self.value
+
+
+class Cluster:
+    """The compiler's input, kept up to date. The callables are set by whoever wants to know."""
+
+    def __init__(
+        self, config: Config, client: KubeClient, watches: Watches, identities: Identities
+    ) -> None:
+        try:
+            self._filter = LabelFilter(config.labels)
+        except LabelError as error:
+            raise ConfigError("labels", str(error)) from error
+        self.config = config
+        self.state = ClusterState(config.node_name, _node_config(config))
+        self.revision = 1
+        self.pod_cidrs = PodCidrs()
+        self.dirty: Callable[[], None] = _nothing
+        self.identities_lost: Callable[[], None] = _nothing
+        self.own_node_changed: Callable[[], None] = _nothing
+        self.pods_changed: Callable[[Sequence[int]], None] = lambda numbers: None
+        self.own_endpoints_changed: Callable[[Sequence[Change[CepRow]]], None]
+        self.own_endpoints_changed = lambda changes: None
+        self.policy_judged: Callable[[Resource[Document], Document, str], None]
+        self.policy_judged = lambda resource, document, refusal: None
+        self._client = client
+        self._watches = watches
+        self._identities = identities
+        self._own: Node | None = None
+        self._news = asyncio.Event()
+        self._lost: set[int] = set()
+        watches.on_nodes = self._on_nodes
+        watches.on_endpoints = self._on_endpoints
+        watches.on_identities = self._on_identities
+        watches.on_namespaces = self._on_namespaces
+        watches.on_pods = self._on_pods
+        watches.on_policies = self._on_policies
+
+    # -- what this node itself contributes
+
+    def set_devices(self, devices: NodeDevices, gateway: Gateway) -> None:
+        """This node's own row: its addresses are what its devices have, not what the API says."""
+        packed = [convert.packed(text) for text in devices.local_addresses]
+        first = [convert.packed(devices.direct.address(version)) for version in (4, 6)]
+        ordered = [*filter(None, first), *(raw for raw in packed if raw not in first)]
+        routers = (convert.packed(text) for text in (gateway.ipv4, gateway.ipv6) if text)
+        self._own = Node(
+            name=self.config.node_name,
+            ipv4s=tuple(raw for raw in ordered if len(raw) == 4),
+            ipv6s=tuple(raw for raw in ordered if len(raw) == 16),
+            pod_cidrs=self.pod_cidrs.value,
+            tunnel_ip=first[0] or None,
+            routers=tuple(routers),
+        )
+        self.state.nodes.put(self.config.node_name, self._own)
+
+    def set_endpoint(self, file: EndpointFile) -> None:
+        """Add or change one of this node's endpoints."""
+        self.state.local.put(file.id, convert.local_row(file))
+        if file.identity and file.labels:
+            self.learn(file.identity, file.labels)
+        self.dirty()
+
+    def remove_endpoint(self, number: int) -> None:
+        """Remove one of this node's endpoints."""
+        self.state.local.delete(number)
+        self.dirty()
+
+    def learn(self, number: int, labels: tuple[str, ...]) -> None:
+        """Note an identity's labels, before the watch tells of it."""
+        if number not in self.state.identities and number >= 256:
+            self.state.identities.put(number, labels)
+
+    # -- pods
+
+    def view(self, namespace: str, name: str) -> PodView | None:
+        """Return a pod of this node; None while it or its namespace is not known."""
+        pod = self._watches.pod(namespace, name)
+        return None if pod is None else self._view(pod)
+
+    def _view(self, pod: Pod) -> PodView | None:
+        namespace = self._watches.namespaces.rows.get(("", pod.metadata.namespace))
+        if namespace is None:
+            return None
+        return convert.pod_view(pod, namespace, self.config.cluster_name, self._filter)
+
+    async def pod(self, namespace: str, name: str, uid: str) -> PodView:
+        """Wait for a pod of this node, and ask for it if the watch takes its time.
+
+        `uid` "" takes any pod of that name. Raises KubeError, KubeUnreachable.
+        """
+        while True:
+            found = self.view(namespace, name)
+            if found is not None and uid in ("", found.uid):
+                return found
+            news = self._news
+            try:
+                async with asyncio.timeout(ASK_AFTER):
+                    await news.wait()
+            except TimeoutError:
+                asked = await self._ask(namespace, name)
+                if asked is not None and uid in ("", asked.uid):
+                    return asked
+
+    async def _ask(self, namespace: str, name: str) -> PodView | None:
+        try:
+            return self._view(await self._client.get(PODS, name, namespace))
+        except KubeError as error:
+            if is_not_found(error):
+                return None
+            raise
+
+    def _tell_news(self) -> None:
+        """Wake up whoever waits for a pod."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _on_pods(self, changes: Sequence[Change[Pod]]) -> None:
+        names = {change.key for change in changes if change.new is not None}
+        self._tell_news()
+        self._look_again(lambda file: (file.namespace, file.pod) in names)
+
+    def _on_namespaces(self, changes: Sequence[Change[Namespace]]) -> None:
+        names = {change.key[1] for change in changes}
+        self._tell_news()
+        self._look_again(lambda file: file.namespace in names)
+
+    def _look_again(self, wanted: Callable[[EndpointFile], bool]) -> None:
+        numbers = [e.id for e in self.endpoints() if wanted(e)]
+        if numbers:
+            self.pods_changed(numbers)
+
+    endpoints: Callable[[], Sequence[EndpointFile]] = staticmethod(lambda: ())
+    """This node's endpoints as they are remembered; set by the agent."""
+
+    # -- watched kinds that are rows of the compiler
+
+    def _on_nodes(self, changes: Sequence[Change[CiliumNode]]) -> None:
+        for change in changes:
+            name = change.key[1]
+            if name == self.config.node_name:
+                if change.new is not None:
+                    self.pod_cidrs.set(tuple(change.new.spec.ipam.pod_cidrs or ()))
+                self.own_node_changed()
+            elif change.new is None:
+                self.state.nodes.delete(name)
+            else:
+                self.state.nodes.put(name, convert.node_row(change.new))
+        self.dirty()
+
+    def _on_endpoints(self, changes: Sequence[Change[CepRow]]) -> None:
+        remote = self.state.remote
+        # Removals first: an address may have gone from one pod to another in the same batch.
+        for change in changes:
+            for row in change.old.endpoints if change.old else ():
+                if remote.get(row.ip) == row:
+                    remote.delete(row.ip)
+        for change in changes:
+            for row in change.new.endpoints if change.new else ():
+                remote.put(row.ip, row)
+        own = [c for c in changes if (c.old and c.old.uid) or (c.new and c.new.uid)]
+        if own:
+            self.own_endpoints_changed(own)
+        self.dirty()
+
+    def _on_identities(self, changes: Sequence[Change[CiliumIdentity]]) -> None:
+        used = {file.identity for file in self.endpoints()}
+        for change in changes:
+            identity = change.new or change.old
+            number = convert.identity_number(identity) if identity else None
+            if identity is None or number is None:
+                continue
+            if change.new is not None:
+                labels = convert.identity_labels(identity)
+                self._identities.learn(number, labels)
+                self.state.identities.put(number, labels)
+                continue
+            self._identities.forget(number)
+            if number in used:
+                self._lost.add(number)  # our endpoints go on with it until it is back
+            else:
+                self.state.identities.delete(number)
+        if self._lost:
+            self.identities_lost()
+        self.dirty()
+
+    async def recreate_identities(self) -> None:
+        """Put identities back into the API that are gone while our endpoints use them."""
+        while self._lost:
+            number = min(self._lost)
+            file = next((f for f in self.endpoints() if f.identity == number), None)
+            if file is not None:
+                await self._identities.recreate(number, file.labels)
+            self._lost.discard(number)
+
+    def _on_policies(
+        self, resource: Resource[Document], changes: Sequence[Change[Document]]
+    ) -> None:
+        changed = False
+        for change in changes:
+            if change.new is None:
+                changed |= self._drop_policy(resource.kind, change.key)
+                continue
+            try:
+                policy = parse_policy(change.new, resource.kind, cluster=self.config.cluster_name)
+            except PolicyError as error:
+                log.warning("%s %s left out: %s", resource.kind, "/".join(change.key), error)
+                changed |= self._drop_policy(resource.kind, change.key)
+                self.policy_judged(resource, change.new, str(error))
+                continue
+            refusal = ": ".join(policy.refusal) if policy.refusal else ""
+            if refusal:
+                log.warning("%s refused: %s; what it selects is closed", policy.key, refusal)
+            changed |= self.state.policies.put(policy.key, policy)
+            self.policy_judged(resource, change.new, refusal)
+        if changed:
+            self.revision += 1
+            self.dirty()
+
+    def _drop_policy(self, kind: str, key: tuple[str, str]) -> bool:
+        return self.state.policies.delete(PolicyKey(kind, *key))
+
+
+def _node_config(config: Config) -> NodeConfig:
+    return NodeConfig(
+        tunnel=config.routing_mode == "tunnel",
+        ipv4=config.enable_ipv4,
+        ipv6=config.enable_ipv6,
+        enforcement=Mode(config.enable_policy),
+        policy_map_max=config.bpf_policy_map_max,
+        endpoint_routes=config.enable_endpoint_routes,
+        direct_routes=config.auto_direct_node_routes,
+    )
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

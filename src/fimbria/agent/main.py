@@ -1,0 +1,73 @@
+"""The agent from start to end: take the lock, listen, restore, watch, reconcile, serve.
+
+    lock ─► socket ─► state files ─► API: configuration, pod CIDR ─► devices, programs
+                                     every kind listed ─► first reconcile ─► ready for pods
+
+The datapath forwards all the while with what is pinned. Maps are not touched before every kind has
+been listed completely: an agent that knows half of the cluster would take permissions away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fimbria.agent import lock
+from fimbria.agent.agent import Agent
+from fimbria.agent.overrides import with_overrides
+from fimbria.kernel.clock import SystemClock
+from fimbria.kernel.errors import ObjectError, UnsupportedKernel
+from fimbria.sources.kube import KubeClient
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fimbria.sources.config import Settings, Source
+
+LOCK_FILE = "agent.lock"
+
+log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The agent cannot do its work here; the message says what is missing."""
+
+
+async def run_agent(sources: Sequence[Source], settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT; pods keep their network when it ends.
+
+    Raises AlreadyRunning, KubeconfigError, ConfigError and StartError.
+    """
+    config = settings.config
+    held = lock.take(Path(config.state_dir) / LOCK_FILE)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    clock = SystemClock()
+    log.info("agent of node %s starts (lock %d)", config.node_name, held)
+    async with KubeClient.from_kubeconfig(config.k8s_kubeconfig_path or None) as client:
+        client.on_malformed = lambda error: log.warning("left out: %s", error)
+        settings = await with_overrides(client, sources, settings)
+        agent = Agent(settings, client, clock)
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(agent.run())
+                waiting = group.create_task(stop.wait())
+                await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+                running.cancel()
+                waiting.cancel()
+        except* (ObjectError, UnsupportedKernel) as errors:
+            raise StartError(str(_first(errors))) from None
+        finally:
+            await agent.close()
+    log.info("agent ends; the datapath goes on")
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]  # pyright: ignore[reportUnknownMemberType] - exceptions are untyped
+    return error

@@ -1,0 +1,137 @@
+"""The lines of `fimbria status`: one per subsystem, what is in force beside what was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fimbria.agent.agent import Agent
+
+Line = dict[str, Any]
+OK, WARNING, FAILURE = "ok", "warning", "failure"
+
+
+def lines(agent: Agent) -> list[Line]:
+    """Return all lines in the order in which people read them."""
+    return [
+        _kubernetes(agent),
+        _apis(agent),
+        _line("KubeProxyReplacement", "False", requested="False"),
+        _cni(agent),
+        _agent(agent),
+        _monitor(agent),
+        *_ipam(agent),
+        _routing(agent),
+        _line("Attach Mode", "TCX"),
+        _devices(agent),
+        _line("Masquerading", "Disabled", requested="Disabled"),
+        _policy(agent),
+        _conntrack(agent),
+        _controllers(agent),
+        _line("Encryption", "Disabled"),
+    ]
+
+
+def _line(name: str, text: str, state: str = OK, requested: str = "") -> Line:
+    found: Line = {"name": name, "state": state, "text": text}
+    if requested:
+        found["requested"] = requested
+    return found
+
+
+def _kubernetes(agent: Agent) -> Line:
+    problems = agent.watches.problems()
+    if problems:
+        return _line("Kubernetes", f"Disconnected: {problems[0]}", WARNING)
+    if not agent.watches.synced.is_set():
+        return _line("Kubernetes", "Connecting", WARNING)
+    return _line("Kubernetes", "Ok")
+
+
+def _apis(agent: Agent) -> Line:
+    kinds = sorted(f"{r.resource.api_version}::{r.resource.kind}" for r in agent.watches.all)
+    return _line("Kubernetes APIs", f"[{', '.join(kinds)}]")
+
+
+def _cni(agent: Agent) -> Line:
+    path = agent.config.write_cni_conf_when_ready
+    if not path:
+        return _line("CNI Config file", "not written by the agent")
+    there = Path(path).exists()
+    return _line(
+        "CNI Config file", path if there else f"{path} is missing", OK if there else WARNING
+    )
+
+
+def _agent(agent: Agent) -> Line:
+    if not agent.node.ready:
+        return _line("Cilium", "Starting: waits for pod CIDRs", WARNING)
+    if not agent.lifecycle.ready.is_set():
+        return _line("Cilium", "Starting: waits for the API's lists", WARNING)
+    return _line("Cilium", f"Ok   {len(agent.endpoints)} endpoints")
+
+
+def _monitor(agent: Agent) -> Line:
+    monitor = agent.api.monitor
+    if monitor is None:
+        return _line("NodeMonitor", "Not listening", WARNING)
+    return _line(
+        "NodeMonitor",
+        f"Listening for events: {monitor.seen} seen, {agent.applier.events_lost()} lost",
+    )
+
+
+def _ipam(agent: Agent) -> list[Line]:
+    text = ", ".join(
+        f"IPv{version}: {used}/{capacity} allocated from {cidr}"
+        for version, used, capacity, cidr in agent.node.ipam.summary()
+    )
+    return [_line("IPAM", text or "no pod CIDR", OK if text else WARNING)]
+
+
+def _routing(agent: Agent) -> Line:
+    config = agent.config
+    network = f"Tunnel [{config.tunnel_protocol}]" if config.routing_mode == "tunnel" else "Native"
+    host = "Legacy" if config.enable_host_legacy_routing else "BPF"
+    text = f"Network: {network}   Host: {host}"
+    # Programs are loaded for what was asked, or not at all: that is what makes the two equal.
+    return _line("Routing", text if agent.node.ready else "not up", requested=text)
+
+
+def _devices(agent: Agent) -> Line:
+    devices = agent.node.devices
+    wanted = ",".join(agent.config.devices) or "those of the default routes"
+    if devices is None:
+        return _line("Devices", "not up", WARNING, wanted)
+    names = ", ".join(device.name for device in devices.devices)
+    text = f"{names} (MTU {devices.device_mtu}, pods {devices.route_mtu})"
+    return _line("Devices", text, requested=wanted)
+
+
+def _policy(agent: Agent) -> Line:
+    cluster = agent.cluster
+    refused = [one for one in cluster.policy_documents() if one["reason"]]
+    audit = ", audit" if agent.config.policy_audit_mode else ""
+    text = f"{agent.config.enable_policy}{audit}, revision {cluster.revision}"
+    if refused:
+        names = ", ".join(f"{one['namespace']}/{one['name']}".lstrip("/") for one in refused[:3])
+        return _line("Policy", f"{text}, {len(refused)} refused: {names}", WARNING)
+    return _line("Policy", text)
+
+
+def _conntrack(agent: Agent) -> Line:
+    last = agent.collector.last
+    text = (
+        f"{last.entries} entries, {last.deleted} collected, next in {agent.collector.interval:g} s"
+    )
+    return _line("Conntrack", text)
+
+
+def _controllers(agent: Agent) -> Line:
+    failing = agent.controllers.failing
+    healthy = agent.controllers.count - len(failing)
+    text = f"{healthy}/{agent.controllers.count} healthy"
+    if failing:
+        text += f" ({failing[0].name}: {failing[0].last_error})"
+    return _line("Controller Status", text, FAILURE if failing else OK)
