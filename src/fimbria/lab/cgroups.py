@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 PREFIX = "fimbria-lab-"
+KILL_TIMEOUT = 2.0
 
 
 def hierarchy() -> Path | None:
@@ -42,10 +44,16 @@ def remove(group: Path) -> bool:
 
 
 def remove_lab(lab: str) -> None:
-    """Remove what `create` made, if it is there."""
+    """Remove what `create` made, if it is there, and kill what is in it."""
     root = hierarchy()
-    if root is not None:
-        remove(root / f"{PREFIX}{lab}")
+    if root is None:
+        return
+    group = root / f"{PREFIX}{lab}"
+    if group.exists():
+        kill(group)
+    deadline = time.monotonic() + KILL_TIMEOUT
+    while not remove(group) and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def kill(group: Path) -> None:

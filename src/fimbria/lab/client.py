@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fimbria.lab import cgroups
 from fimbria.lab.launch import is_up, launch, names, wait_gone
-from fimbria.lab.namespaces import setns
+from fimbria.lab.namespaces import hang_on_parent, setns
 from fimbria.lab.spec import LabError, LabPaths, LabSpec
 from fimbria.sources import files
 
@@ -274,17 +274,28 @@ class Lab:
         return found
 
     def enter(self, entry: Document) -> None:
-        """Move the caller (for good) into a pod's namespaces and control group."""
+        """Fork; the child returns, in a pod's namespaces and control group, the caller never.
+
+        The caller waits for the child and exits as it does. The child is a process of the lab's
+        PID namespace, so it ends with the lab; and it ends with the caller.
+        """
         group = cgroups.hierarchy()
         if group is not None:
             target = group / f"{cgroups.PREFIX}{self.name}" / entry["cgroup"] / "cgroup.procs"
             if target.exists():
                 target.write_text("0")
-        # A process of the lab's PID namespace ends with the lab; its /proc comes with the mounts.
-        paths = [entry["netns"], entry["utsns"], entry["mntns"]]
+        paths = [entry[kind] for kind in ("pidns", "netns", "utsns", "mntns")]
         for fd in [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]:
             setns(fd)
         os.chdir("/")
+        pid = os.fork()
+        if pid == 0:
+            hang_on_parent(signal.SIGKILL)
+            return
+        for number in (signal.SIGINT, signal.SIGQUIT):  # the terminal sends them to both
+            signal.signal(number, signal.SIG_IGN)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        os._exit(code if code >= 0 else 128 - code)
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

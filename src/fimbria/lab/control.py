@@ -150,6 +150,7 @@ def _pods(supervisor: Supervisor, here: int) -> list[Document]:
             entry["netns"] = net or f"/proc/{here}/fd/{box.net}"
             entry["mntns"] = f"/proc/{here}/fd/{box.mnt}"
             entry["utsns"] = f"/proc/{here}/fd/{box.uts}"
+            entry["pidns"] = f"/proc/{here}/ns/pid"
             entry["cgroup"] = f"pod-{pod['metadata']['uid']}"
             entry["container_id"] = box.container_id
         found.append(entry)

@@ -25,7 +25,7 @@ def clean(paths: LabPaths) -> None:
 
     Bind mounts of the lab existed in its own mount namespace only; here are plain files.
     """
-    cgroups.remove_lab(paths.name)
+    cgroups.remove_lab(paths.name)  # with what `lab exec` may have left in it
     shutil.rmtree(paths.directory, ignore_errors=True)
     with contextlib.suppress(OSError):  # other labs are there
         paths.root.rmdir()

@@ -127,21 +127,22 @@ async def _run(supervisor: Supervisor, listener: int, caller: socket.socket, ali
     work = asyncio.create_task(_work(supervisor, listener, caller))
     end = asyncio.create_task(supervisor.end.wait())
     guard = asyncio.create_task(_guard(supervisor, caller))
-    await asyncio.wait({work, end}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (work, end, guard):
-        task.cancel()
-    results = await asyncio.gather(work, end, guard, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            log.error("%s", _reason(result), exc_info=result)
+    await asyncio.wait({work, end, guard}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (work, guard):
+        error = task.exception() if task.done() else None
+        if error is not None:
+            log.error("%s", _reason(error), exc_info=error)
             with contextlib.suppress(OSError):
-                caller.send(f"failed {_reason(result)}\n".encode())
+                caller.send(f"failed {_reason(error)}\n".encode())
+    # Nothing is taken down in order: the end of PID 1 ends everything at once.
+    logging.shutdown()
+    os._exit(0)
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, BaseExceptionGroup):
-        group: BaseExceptionGroup[BaseException] = error
-        return _reason(group.exceptions[0])
+    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    if inner:
+        return _reason(inner[0])
     return str(error) or type(error).__name__
 
 
@@ -153,7 +154,8 @@ async def _guard(supervisor: Supervisor, caller: socket.socket) -> None:
     except OSError:
         said = b""
     if said != KEEP:
-        supervisor.end.set()
+        return
+    await supervisor.end.wait()
 
 
 async def _work(supervisor: Supervisor, listener: int, caller: socket.socket) -> None:
