@@ -241,6 +241,7 @@ struct ct_entry {
 	__be16 proxy_port;
 	__u32 backend_id;
 	__u32 created; /* jiffies */
+	__u32 pad2[2]; /* so that in the kernel's table each direction has a cache line of its own */
 	struct ct_dir dir[2];
 };
 

@@ -44,9 +44,14 @@ static __always_inline void forward_tunnel(struct flow *f, const struct ipcache_
 	f->forward.nexthop = info->tunnel_endpoint;
 }
 
-/* Whether an address looks like one of this node's pods; decides what is looked up first. */
+/*
+ * Whether the destination looks like a pod of this node; decides what is looked up first. What
+ * arrives is mostly for this node.
+ */
 static __always_inline bool looks_near(const struct flow *f)
 {
+	if (f->hook != HOOK_CONTAINER)
+		return true;
 	if (f->t.family == FAMILY_IPV4)
 		return !((f->t.daddr.w[3] ^ cfg_router_ip4) & bpf_htonl(0xffffff00));
 	return f->t.daddr.q[0] == cfg_router_ip6.q[0];

@@ -125,18 +125,20 @@ __global int trace_cached(struct __sk_buff *skb, struct flow *f, struct ct_entry
 static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, const __u8 hook,
 				     __u32 vni, __be32 carrier)
 {
-	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
 	struct runtime *rt = runtime_config();
+	struct ct_entry *e;
 	struct ct_dir *dir;
 	__u32 now, expires;
 	int ret;
 
+	if (!rt || f->t.tcp_flags & TCP_CONTROL)
+		return FAST_MISS;
+	e = bpf_map_lookup_elem(&cilium_ct, &f->key);
 	f->absent = !e;
-	if (!e || !rt)
+	if (!e)
 		return FAST_MISS;
 	dir = &e->dir[f->d & 1];
-	if (dir->revision != rt->revision || dir->ifindex != skb->ifindex ||
-	    f->t.tcp_flags & TCP_CONTROL || is_closed(e))
+	if (dir->revision != rt->revision || dir->ifindex != skb->ifindex || is_closed(e))
 		return FAST_MISS;
 	if (hook == HOOK_OVERLAY && (dir->identity != vni || dir->nexthop != carrier))
 		return FAST_MISS;

@@ -5,6 +5,7 @@
  *
  *   entry, direction               policy                          then
  *   none, expired, started over    judged                          entry made
+ *   not looked for: SYN            judged                          entry made if there is none
  *   opener's, cached and current   –                               counted
  *   opener's, stale                judged                          direction cached again
  *   reply's, opener's is current   –                               direction cached
@@ -151,9 +152,16 @@ static __always_inline void report_entry(struct flow *f, const struct ct_entry *
 	f->r.rule = f->hook == HOOK_CONTAINER ? e->rule_egress : e->rule_ingress;
 }
 
-/* A packet that opens: judged, routed, and remembered with one insert. */
-static __always_inline int open_connection(struct __sk_buff *skb, struct flow *f, __u32 now)
+enum { CONNECTION_EXISTS = 1, EEXIST = 17 };
+
+/*
+ * A packet that opens: judged, routed, and remembered with one insert. With BPF_NOEXIST as mode it
+ * returns CONNECTION_EXISTS, and nothing is done, if the table has an entry already.
+ */
+static __always_inline int open_connection(struct __sk_buff *skb, struct flow *f, __u32 now,
+					   __u64 mode)
 {
+	long failed;
 	struct ct_entry *e = &f->entry;
 	__u8 d = f->d & 1;
 	int ret;
@@ -177,9 +185,10 @@ static __always_inline int open_connection(struct __sk_buff *skb, struct flow *f
 	e->dir[!d].identity = f->r.dst_id;
 	ct_store(&e->dir[d], f, skb->ifindex);
 	ct_touch(skb, f, e, now);
-	if (bpf_map_update_elem(&cilium_ct, &f->key, e, BPF_ANY) < 0)
-		return DROP(f, FILE_CONNTRACK, DROP_CT_CREATE_FAILED);
-	return 0;
+	failed = bpf_map_update_elem(&cilium_ct, &f->key, e, mode);
+	if (failed == -EEXIST && mode == BPF_NOEXIST)
+		return CONNECTION_EXISTS;
+	return failed < 0 ? DROP(f, FILE_CONNTRACK, DROP_CT_CREATE_FAILED) : 0;
 }
 
 /* A packet of a connection that the table has. */
@@ -244,33 +253,75 @@ static __always_inline int related(struct __sk_buff *skb, struct flow *f, struct
 	return find_route(skb, f);
 }
 
-/* Both ends are in f->r, the way on in f->forward. Returns 0 or a negative reason. */
-static __always_inline int decide(struct __sk_buff *skb, struct flow *f)
+/* A packet of a flow, whatever the table knows of it. */
+static __always_inline int track(struct __sk_buff *skb, struct flow *f, struct ct_entry *e,
+				 __u32 now)
 {
-	/* an entry that another CPU makes meanwhile is overwritten with the same verdict */
-	struct ct_entry *e = f->absent ? NULL : bpf_map_lookup_elem(&cilium_ct, &f->key);
-	__u32 now = now_jiffies();
-	int ret;
-
-	if (f->hook == HOOK_OVERLAY)
-		f->forward.nexthop = f->carrier;
 	f->r.ct_state = CT_NEW;
 	if (e && is_expired(e, now))
 		e = NULL;
-	if (f->tracking == TRACK_RELATED && e)
-		return related(skb, f, e);
-	if (f->tracking != TRACK_FLOW) {
-		ask_about_packet(f);
-		f->q.fresh = 1;
-		f->r.due = 1;
-		ret = judge(skb, f);
-		return ret < 0 ? ret : find_route(skb, f);
-	}
 	if (e && starts_over(e, f)) {
 		f->r.ct_state = CT_REOPENED;
 		e = NULL;
 	}
-	return e ? continue_connection(skb, f, e, now) : open_connection(skb, f, now);
+	return e ? continue_connection(skb, f, e, now) : open_connection(skb, f, now, BPF_ANY);
+}
+
+/* An ICMP error, or ICMP that is no flow. */
+__global int decide_icmp(struct __sk_buff *skb, struct flow *f)
+{
+	struct ct_entry *e;
+	int ret;
+
+	if (!f)
+		return -DROP_INVALID;
+	if (f->tracking == TRACK_RELATED) {
+		e = bpf_map_lookup_elem(&cilium_ct, &f->key);
+		if (e && !is_expired(e, now_jiffies()))
+			return related(skb, f, e);
+	}
+	ask_about_packet(f);
+	f->q.fresh = 1;
+	f->r.due = 1;
+	f->r.ct_state = CT_NEW;
+	ret = judge(skb, f);
+	return ret < 0 ? ret : find_route(skb, f);
+}
+
+/* A packet of a flow for which the table has to be asked. */
+__global int decide_flow(struct __sk_buff *skb, struct flow *f)
+{
+	if (!f)
+		return -DROP_INVALID;
+	return track(skb, f, bpf_map_lookup_elem(&cilium_ct, &f->key), now_jiffies());
+}
+
+/*
+ * Both ends are in f->r, the way on in f->forward. Returns 0 or a negative reason.
+ *
+ * A lookup that finds nothing costs as much as the insert's own, so a SYN does without: nearly
+ * always it is the first packet. Where it is not (sent again, ports used again, or denied, perhaps
+ * with an entry of a time when it was not), the table is asked after all.
+ */
+static __always_inline int decide(struct __sk_buff *skb, struct flow *f)
+{
+	bool opens = f->t.protocol == IPPROTO_TCP &&
+		     (f->t.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	int ret;
+
+	if (f->hook == HOOK_OVERLAY)
+		f->forward.nexthop = f->carrier;
+	if (f->tracking != TRACK_FLOW)
+		return decide_icmp(skb, f);
+	if (!opens && !f->absent)
+		return decide_flow(skb, f);
+	f->r.ct_state = CT_NEW;
+	/* an entry that another CPU makes meanwhile is overwritten with the same verdict */
+	ret = open_connection(skb, f, now_jiffies(), opens ? BPF_NOEXIST : BPF_ANY);
+	if (ret == CONNECTION_EXISTS ||
+	    (ret < 0 && opens && bpf_map_lookup_elem(&cilium_ct, &f->key)))
+		return decide_flow(skb, f);
+	return ret;
 }
 
 #endif

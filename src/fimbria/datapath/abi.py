@@ -807,7 +807,7 @@ class CtEntry(NamedTuple):
     dir: tuple[CtDir, CtDir] = (CtDir(), CtDir())
 
     def pack(self) -> bytes:
-        """The 160 bytes of struct ct_entry."""
+        """The 168 bytes of struct ct_entry."""
         return _CT_ENTRY.pack(
             self.expires,
             self.flags,
@@ -825,8 +825,8 @@ class CtEntry(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
-        """From the 160 bytes of struct ct_entry."""
-        t = _CT_ENTRY.unpack(_whole("CtEntry", data, 160))
+        """From the 168 bytes of struct ct_entry."""
+        t = _CT_ENTRY.unpack(_whole("CtEntry", data, 168))
         return cls(
             t[0],
             t[1],
@@ -842,10 +842,10 @@ class CtEntry(NamedTuple):
             (CtDir.unpack(t[11][0:64]), CtDir.unpack(t[11][64:128])),
         )
 
-    SIZE = 160
+    SIZE = 168
 
 
-_CT_ENTRY = Struct("<IHB1xIIHHH2sII128s")
+_CT_ENTRY = Struct("<IHB1xIIHHH2sII8x128s")
 DTYPES["CtEntry"] = {
     "names": [
         "expires",
@@ -875,8 +875,8 @@ DTYPES["CtEntry"] = {
         "<u4",
         (DTYPES["CtDir"], (2,)),
     ],
-    "offsets": [0, 4, 6, 8, 12, 16, 18, 20, 22, 24, 28, 32],
-    "itemsize": 160,
+    "offsets": [0, 4, 6, 8, 12, 16, 18, 20, 22, 24, 28, 40],
+    "itemsize": 168,
 }
 
 
@@ -1201,7 +1201,7 @@ FINGERPRINTS: Final[dict[str, str]] = {
     "enum ct_flags": "9d01448b75d3abe9",
     "enum ct_action": "f23127ecd4ea5aac",
     "struct ct_dir": "e4d463d3c7700a0f",
-    "struct ct_entry": "2d880cb92ba49e11",
+    "struct ct_entry": "7f045b1f786902e9",
     "struct frag_key": "1ce67ee6ec22e3d5",
     "struct frag_ports": "65b435e034286fbc",
     "enum metrics_layout": "bebd53aeb673903e",
@@ -1219,4 +1219,4 @@ FINGERPRINTS: Final[dict[str, str]] = {
 }
 
 #: Fingerprint of all of them.
-FINGERPRINT: Final = "c6c42052500057d2"
+FINGERPRINT: Final = "4e747f1a3b070ae9"
