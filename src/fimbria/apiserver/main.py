@@ -119,7 +119,9 @@ async def _serve_until_stopped(
     config: ApiServerConfig, api: Api, sockets: list[socket.socket], credentials: _Credentials
 ) -> None:
     loop = asyncio.get_running_loop()
-    server = web.Server(api.handle, request_factory=_request, handler_cancellation=True)
+    server = web.Server(
+        api.handle, request_factory=_request, handler_cancellation=True, access_log=None
+    )
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     stop = asyncio.Event()

@@ -13,18 +13,20 @@ from typing import Any, cast
 
 from fimbria.apiserver.entry import Object, encode
 from fimbria.apiserver.resources import RESOURCES, Resource
-from fimbria.apiserver.schema import ANY, INT_OR_STRING, METADATA, SCHEMAS, Enum, Int, Schema
+from fimbria.apiserver.schema import (
+    ANY,
+    INT_OR_STRING,
+    METADATA,
+    SCHEMAS,
+    TYPE_NAMES,
+    Enum,
+    Int,
+    Schema,
+)
 
 # Asked for with an @ before v1.0, which clients refuse as malformed in an answer.
 PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 _PARAMETERS = ("dryRun", "fieldManager", "fieldValidation", "force")
-_NAMES: dict[type, str] = {
-    str: "string",
-    int: "integer",
-    bool: "boolean",
-    dict: "object",
-    list: "array",
-}
 
 
 def v3_index() -> Object:
@@ -169,5 +171,5 @@ def _schema(schema: Schema) -> Object:
         return {"type": "string", "format": "int-or-string"}
     if schema is ANY:
         return {}
-    name = _NAMES[schema]
+    name = TYPE_NAMES[schema]
     return {"type": name, "items": {}} if name == "array" else {"type": name}

@@ -45,6 +45,15 @@ class Special:
 ANY: Final = Special("any")
 INT_OR_STRING: Final = Special("int-or-string")
 
+TYPE_NAMES: dict[type, str] = {
+    str: "string",
+    int: "integer",
+    bool: "boolean",
+    dict: "object",
+    list: "array",
+}
+"""What JSON schema calls the plain types."""
+
 PORT = Int(1, 65535)
 COUNT = Int(0, 2**31 - 1)
 PROTOCOL = Enum("TCP", "UDP", "SCTP")

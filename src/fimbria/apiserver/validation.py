@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fimbria.apiserver.entry import field_at
 from fimbria.apiserver.errors import cause
-from fimbria.apiserver.schema import ANY, INT_OR_STRING, METADATA, SCHEMAS, Enum, Int, Schema
+from fimbria.apiserver.schema import (
+    ANY,
+    INT_OR_STRING,
+    METADATA,
+    SCHEMAS,
+    TYPE_NAMES,
+    Enum,
+    Int,
+    Schema,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,14 +55,6 @@ def check(resource: Resource, document: Object) -> Causes:
 
 # Shapes ----------------------------------------------------------------------
 
-_NAMES: dict[type, str] = {
-    str: "string",
-    int: "integer",
-    bool: "boolean",
-    dict: "object",
-    list: "array",
-}
-
 
 def _shape(value: Any, schema: Schema, path: str, causes: Causes) -> None:
     if isinstance(schema, dict):
@@ -79,7 +80,7 @@ def _shape(value: Any, schema: Schema, path: str, causes: Causes) -> None:
     elif schema is not ANY and (
         not isinstance(value, schema) or (schema is int and isinstance(value, bool))
     ):
-        _wrong(path, value, _NAMES[schema], causes)
+        _wrong(path, value, TYPE_NAMES[schema], causes)
     return None
 
 
