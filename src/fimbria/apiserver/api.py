@@ -220,13 +220,11 @@ class Api:
         """Update with what `change` makes of the current object."""
         current = self._registry.find(target.resource, target.namespace, target.name).decode()
         document = change(current)
-        if not isinstance(document, dict):
-            raise errors.bad_request("the result is not an object")
         body = self._registry.update(
             target.resource,
             target.namespace,
             target.name,
-            document,  # pyright: ignore[reportUnknownArgumentType] - decoded JSON
+            document,
             status=target.subresource == "status",
             dry_run=dry_run(request.query),
         )

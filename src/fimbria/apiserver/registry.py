@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fimbria.apiserver import errors, kinds
 from fimbria.apiserver.cells import last_seen
@@ -115,8 +115,11 @@ class Registry:
             why = f"unable to create new content in namespace {namespace} because it is being terminated"  # noqa: E501 - the text that clients match
             raise errors.forbidden(resource.key, metadata.get("name") or "", why)
 
-    def _identify(self, resource: Resource, namespace: str, document: Object) -> Object:
+    def _identify(self, resource: Resource, namespace: str, document: Any) -> Object:
         """Check apiVersion, kind and namespace against the path; the object's metadata."""
+        if not isinstance(document, dict):
+            raise errors.bad_request("the result is not an object")
+        document = cast("Object", document)
         for field, wanted in (("apiVersion", resource.api_version), ("kind", resource.kind)):
             if document.setdefault(field, wanted) != wanted:
                 raise errors.bad_request(

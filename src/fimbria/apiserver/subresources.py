@@ -39,7 +39,10 @@ def serve(
         document = change({})
         if subresource == "binding":
             return 201, _bind(registry, entry, document, dry_run)
-        options = delete_options({}, document.get("deleteOptions") or {})
+        wanted = document.get("deleteOptions", {})
+        if not isinstance(wanted, dict):
+            raise errors.bad_request("deleteOptions must be an object")
+        options = delete_options({}, cast("Object", wanted))
         if not dry_run:
             registry.delete(target.resource, target.namespace, target.name, options)
         return 201, _SUCCESS

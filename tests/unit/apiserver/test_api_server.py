@@ -223,6 +223,9 @@ NEST = b'{"metadata":{"name":"x"},"data":' + b'{"a":' * 5000 + b"1" + b"}" * 500
         ("GET", "configmaps/made/log", "application/json", b"", 404),
         ("GET", "configmaps?limit=-1", "application/json", b"", 400),
         ("GET", "configmaps?watch=1&labelSelector=%00", "application/json", b"", 400),
+        ("PATCH", "finalize", "application/merge-patch+json", b"[]", 400),
+        ("POST", "pods/made/eviction", "application/json", b'{"deleteOptions":[1]}', 400),
+        ("POST", "pods/made/binding", "application/json", b'{"target":"n"}', 422),
         ("GET", "pods/none/log", "application/json", b"", 404),
         ("GET", "../../../etc/passwd", "application/json", b"", 404),
     ],
@@ -233,7 +236,10 @@ async def test_bad_requests_get_a_status(
     """Whatever is wrong with a request, the answer is a Status object with the fitting code."""
     prefix = "/api/v1/namespaces/default/"
     async with serving(config), over_unix(config) as client:
-        await send(client, "POST", prefix + "configmaps", json={"metadata": {"name": "made"}})
+        made = {"metadata": {"name": "made"}}
+        await send(client, "POST", prefix + "configmaps", json=made)
+        pod = {**made, "spec": {"containers": [{"name": "a", "image": "a"}]}}
+        await send(client, "POST", prefix + "pods", json=pod)
         headers = {"Content-Type": content}
         async with client.request(
             method, prefix + path, data=io.BytesIO(body), headers=headers
