@@ -1,40 +1,25 @@
-"""What create, update and delete mean: the API's semantics between HTTP and the store.
+"""What create and update mean: the API's semantics between HTTP and the store.
 
-Every public method is one transaction without `await`: it reads the newest state, decides, and
-changes the store or raises `ApiError`. What depends on an object (its dependents by owner
-reference, a namespace's contents) goes in the same transaction, so that a crash cannot leave half
-of it behind. With `dry_run` everything happens but the change. Callers wait for
-`store.committed()` before they answer.
+Every public method, here and in `removal.py`, is one transaction without `await`: it reads the
+newest state, decides, and changes the store or raises `ApiError`. With `dry_run` everything happens
+but the change. Callers wait for `store.committed()` before they answer.
 """
 
 from __future__ import annotations
 
 import secrets
 import uuid
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from fimbria.apiserver import errors, kinds
-from fimbria.apiserver.cells import last_seen
 from fimbria.apiserver.defaults import apply_defaults
-from fimbria.apiserver.entry import Entry, Object, encode
-from fimbria.apiserver.options import DeleteOptions
+from fimbria.apiserver.entry import Object, encode
+from fimbria.apiserver.removal import NAMESPACES, PERMANENT_NAMESPACES, Remover, is_gone
 from fimbria.apiserver.resources import BY_KEY, Resource
 from fimbria.apiserver.validation import check
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from fimbria.apiserver.store import Store
-
-NAMESPACES = BY_KEY["namespaces"]
-PODS = BY_KEY["pods"]
 SERVICE_ACCOUNTS = BY_KEY["serviceaccounts"]
-EVENTS = BY_KEY["events"]
 CRDS = BY_KEY["customresourcedefinitions.apiextensions.k8s.io"]
-EVENT_SECONDS = 3600.0
-"""How long Events are kept, as in Kubernetes."""
-PERMANENT_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 # The kubelet registers its node with the status.
@@ -43,13 +28,8 @@ _SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGrace
                  "generation", "generateName", "namespace", "name")  # fmt: skip
 
 
-class Registry:
+class Registry(Remover):
     """The API's objects with the API's rules."""
-
-    def __init__(self, store: Store, now: Callable[[], float]) -> None:
-        """`now` gives the time as seconds since the epoch."""
-        self.store = store
-        self._now = now
 
     def seed(self) -> None:
         """Create what every cluster has from the start."""
@@ -59,12 +39,6 @@ class Registry:
         for document in kinds.definitions():
             if not self.store.get(CRDS, "", document["metadata"]["name"]):
                 self.create(CRDS, "", document)
-
-    def find(self, resource: Resource, namespace: str, name: str) -> Entry:
-        """The newest version. Raises 404."""
-        if entry := self.store.get(resource, namespace, name):
-            return entry
-        raise errors.not_found(resource.key, name)
 
     # Create ------------------------------------------------------------------
 
@@ -193,127 +167,13 @@ class Registry:
             document["metadata"]["generation"] = before.get("generation", 0) + 1
         if dry_run:
             return encode(document)
-        if _gone(document) and resource is not NAMESPACES:
+        if is_gone(document) and resource is not NAMESPACES:
             return self._remove(resource, document)
         entry = self.store.put(resource, document)
-        if _gone(document):
+        if is_gone(document):
             self._finish(entry)
         return entry.raw
-
-    # Delete ------------------------------------------------------------------
-
-    def delete(
-        self, resource: Resource, namespace: str, name: str, options: DeleteOptions
-    ) -> tuple[bytes, bool]:
-        """Delete an object, now or as soon as its finalizers and its grace allow.
-
-        Returns the JSON of its last state, and True if it is gone.
-        """
-        entry = self.find(resource, namespace, name)
-        document = entry.decode()
-        metadata = document["metadata"]
-        options.check(resource.key, name, entry)
-        if resource is NAMESPACES and name in PERMANENT_NAMESPACES:
-            raise errors.forbidden("namespaces", name, "this namespace may not be deleted")
-        grace = 0
-        if resource is PODS and document["spec"].get("nodeName"):
-            finished = document.get("status", {}).get("phase") in ("Succeeded", "Failed")
-            wanted = document["spec"].get("terminationGracePeriodSeconds", 30)
-            grace = 0 if finished else wanted if options.grace is None else options.grace
-        if options.dry_run:
-            return entry.raw, not grace
-        if "deletionTimestamp" not in metadata or grace < metadata["deletionGracePeriodSeconds"]:
-            metadata["deletionTimestamp"] = self.timestamp(grace)
-            metadata["deletionGracePeriodSeconds"] = grace
-            if resource is NAMESPACES:
-                document["status"]["phase"] = "Terminating"
-            if options.orphan:
-                self._orphan(entry)
-            if not _gone(document) or resource is NAMESPACES:
-                if resource.generation:
-                    metadata["generation"] = metadata.get("generation", 0) + 1
-                entry = self.store.put(resource, document)
-        elif not _gone(document):
-            return entry.raw, False
-        if resource is NAMESPACES:
-            return self._empty(entry)
-        if _gone(document):
-            return self._remove(resource, document), True
-        return entry.raw, False
-
-    def _remove(self, resource: Resource, document: Object) -> bytes:
-        entry = self.store.remove(resource, document)
-        for dependent in self.store.owned_by(entry.uid):
-            self._collect(dependent, entry.uid)
-        if entry.namespace:
-            space = self.store.get(NAMESPACES, "", entry.namespace)
-            if space and space.fields.get("status.phase") == "Terminating":
-                self._finish(space)
-        return entry.raw
-
-    def _collect(self, dependent: Entry, uid: str) -> None:
-        """Delete what belonged to the deleted owner, unless it has another one."""
-        if not self.store.get(dependent.resource, dependent.namespace, dependent.name):
-            return
-        if set(dependent.owners) == {uid}:
-            self._delete_entry(dependent)
-        else:
-            self._disown(dependent, uid)
-
-    def _orphan(self, owner: Entry) -> None:
-        for dependent in self.store.owned_by(owner.uid):
-            self._disown(dependent, owner.uid)
-
-    def _disown(self, dependent: Entry, uid: str) -> None:
-        document = dependent.decode()
-        owners = document["metadata"]["ownerReferences"]
-        document["metadata"]["ownerReferences"] = [o for o in owners if o["uid"] != uid]
-        self.store.put(dependent.resource, document)
-
-    def _delete_entry(self, entry: Entry) -> None:
-        self.delete(entry.resource, entry.namespace, entry.name, DeleteOptions())
-
-    def _empty(self, space: Entry) -> tuple[bytes, bool]:
-        """Delete a namespace's contents, and the namespace once nothing is left in it."""
-        for resource in BY_KEY.values():
-            for entry in self.store.entries(resource, space.name) if resource.namespaced else ():
-                if self.store.get(resource, entry.namespace, entry.name):
-                    self._delete_entry(entry)
-        if current := self.store.get(NAMESPACES, "", space.name):
-            self._finish(current)
-        return space.raw, self.store.get(NAMESPACES, "", space.name) is None
-
-    def _finish(self, space: Entry) -> None:
-        """Remove a namespace that is to go, if nothing is left in it."""
-        document = space.decode()
-        if not self.store.population(space.name) and _gone(document):
-            document["spec"]["finalizers"] = []
-            self.store.remove(NAMESPACES, document)
-
-    def expire_events(self) -> None:
-        """Delete the Events that nobody has written to for EVENT_SECONDS."""
-        oldest = self.timestamp(-EVENT_SECONDS)
-        for entry in self.store.entries(EVENTS):
-            document = entry.decode()
-            # Times in this form sort as texts do.
-            if max(document["metadata"]["creationTimestamp"], last_seen(document) or "") < oldest:
-                self._delete_entry(entry)
-
-    def timestamp(self, later: float = 0) -> str:
-        """The time as the API writes it (RFC 3339, whole seconds), `later` seconds from now."""
-        moment = datetime.fromtimestamp(self._now() + later, UTC)
-        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _desired(document: Object) -> dict[str, Any]:
     return {k: v for k, v in document.items() if k not in ("metadata", "status")}
-
-
-def _gone(document: Object) -> bool:
-    """Whether nothing holds a deleted object back any more."""
-    metadata = document["metadata"]
-    return (
-        "deletionTimestamp" in metadata
-        and not metadata.get("finalizers")
-        and metadata.get("deletionGracePeriodSeconds", 0) == 0
-    )
