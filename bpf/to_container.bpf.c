@@ -17,6 +17,14 @@ static __always_inline void find_source(struct flow *f)
 	f->carried = f->r.src_id;
 }
 
+/* The kernel and the pod as neighbours; such packets are never forwarded. */
+static __always_inline bool is_neighbour_discovery(struct __sk_buff *skb, struct flow *f)
+{
+	return f->t.family == FAMILY_IPV6 && f->t.protocol == IPPROTO_ICMPV6 &&
+	       f->t.ttl == ND_HOPS && f->t.fragment == FRAGMENT_NONE &&
+	       parse_ports(skb, &f->t) == 0 && is_link_icmp6(&f->t);
+}
+
 static __always_inline int stages(struct __sk_buff *skb, struct flow *f)
 {
 	int ret;
@@ -27,12 +35,11 @@ static __always_inline int stages(struct __sk_buff *skb, struct flow *f)
 	ret = read_header(skb, f);
 	if (ret < 0)
 		return DROP(f, FILE_TO_CONTAINER, -ret);
+	if (f->parsed == PARSED_IP && is_neighbour_discovery(skb, f))
+		return STAGE_NEXT;
 	find_destination(f);
-	if (!f->r.dst_lxc) {
-		if (f->t.family == FAMILY_IPV6 && f->t.protocol == IPPROTO_ICMPV6)
-			return STAGE_NEXT; /* neighbour discovery goes to multicast */
+	if (!f->r.dst_lxc)
 		return DROP(f, FILE_TO_CONTAINER, DROP_NON_LOCAL);
-	}
 	find_source(f);
 	return deliver(skb, f);
 }

@@ -15,7 +15,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Ether
 
 from bench.frames import parsed
-from bench.testnode import NEXT, REDIRECT, ROUTER6, WORLD4, A, B, Node
+from bench.testnode import INGRESS, NEXT, REDIRECT, ROUTER6, WORLD4, A, B, Node
 from fimbria.datapath.abi import DropReason
 
 pytestmark = pytest.mark.root
@@ -128,5 +128,25 @@ def test_answers_to_the_kernel_with_endpoint_routes() -> None:
             / ICMPv6NDOptDstLLAddr(lladdr=A.mac)
         )
         assert node.run("from_container", advert, A.device).verdict == NEXT
+    finally:
+        node.close()
+
+
+def test_kernel_finds_the_pod_with_endpoint_routes() -> None:
+    """The kernel's own solicitations reach the pod, whatever its policy; forwarded ones do not."""
+    node = Node({"cfg_endpoint_routes": 1})
+    try:
+        node.policy(3, INGRESS)
+        node.assign(A, 3)
+        for target in (A.ip6, "ff02::1:ff00:10"):
+            base = Ether(src=A.node_mac) / IPv6(src="fe80::1", dst=target, hlim=255)
+            packet = bytes(base / ICMPv6ND_NS(tgt=A.ip6))
+            assert node.run("to_container", packet, A.device).verdict == NEXT
+        far = bytes(
+            Ether(src=A.node_mac)
+            / IPv6(src="fe80::1", dst=A.ip6, hlim=254)
+            / ICMPv6ND_NS(tgt=A.ip6)
+        )
+        assert node.run("to_container", far, A.device).drop == DropReason.POLICY
     finally:
         node.close()
