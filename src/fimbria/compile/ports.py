@@ -10,29 +10,24 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from fimbria.datapath.abi import PolicyShape
-from fimbria.model.policy import Direction, Protocol
+from fimbria.datapath.abi import Direction, PolicyShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fimbria.compile.state import NamedPort
-    from fimbria.model.policy import Port
-
-ANY_PORT_PROTOCOLS = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
-"""What a port of protocol ANY stands for."""
+    from fimbria.model.policy import NamedPort, PortSpec
 
 PORT_MASKS = (0, 0, *(0xFFFF << (16 - bits) & 0xFFFF for bits in range(1, 17)))
 """By shape: the bits of the port that it names."""
 
 
 def way(direction: Direction) -> int:
-    """The direction's bit in a key's shape."""
+    """Return the direction's bit in a key's shape."""
     return int(PolicyShape.EGRESS) if direction is Direction.EGRESS else 0
 
 
 def prefixes(first: int, last: int) -> list[tuple[int, int]]:
-    """(value, bits) of the fewest prefixes that cover the ports first to last, both included."""
+    """Return (value, bits) of the fewest prefixes that cover ports first to last, both included."""
     found: list[tuple[int, int]] = []
     while first <= last:
         size = first & -first if first else 0x10000
@@ -44,37 +39,34 @@ def prefixes(first: int, last: int) -> list[tuple[int, int]]:
 
 
 def suffix(port: int, protocol: int, shape: int, direction: Direction) -> bytes:
-    """The four bytes of a key after its identity."""
+    """Return the four bytes of a key after its identity."""
     return bytes((port >> 8, port & 0xFF, protocol, shape | way(direction)))
 
 
 def any_suffix(direction: Direction) -> bytes:
-    """Every protocol and port."""
+    """Return the suffix of every protocol and port."""
     return suffix(0, 0, PolicyShape.ANY, direction)
 
 
 @lru_cache(maxsize=4096)
-def port_suffixes(port: Port, direction: Direction) -> tuple[bytes, ...]:
-    """The suffixes of a port that is not a name."""
-    if port.protocol is Protocol.ANY:
-        if port.is_all:
-            return (any_suffix(direction),)
-        protocols = ANY_PORT_PROTOCOLS
-    else:
-        protocols = (port.protocol,)
+def port_suffixes(part: PortSpec, direction: Direction) -> tuple[bytes, ...]:
+    """Return the suffixes of a part of a rule that names no port by name."""
+    if not part.protocols:
+        return (any_suffix(direction),)
+    first, last = part.ports or (0, 0xFFFF)
     return tuple(
         suffix(value, protocol, bits + 1, direction)
-        for protocol in protocols
-        for value, bits in prefixes(port.first, port.last)
+        for protocol in part.protocols
+        for value, bits in prefixes(first, last)
     )
 
 
 def named_suffixes(
-    port: Port, direction: Direction, named: Iterable[NamedPort]
+    part: PortSpec, direction: Direction, named: Iterable[NamedPort]
 ) -> tuple[bytes, ...]:
-    """The suffixes of a named port among the ports that somebody has; none if it has no such."""
+    """Return the suffixes of a port's name among the ports that somebody names so."""
     return tuple(
         suffix(number, protocol, PolicyShape.PORT, direction)
         for name, protocol, number in named
-        if name == port.name and port.protocol in (Protocol.ANY, protocol)
+        if name == part.name and protocol in part.protocols
     )

@@ -1,7 +1,9 @@
 """Which identities a selector selects, kept up to date as identities come and go.
 
 Policies name far fewer selectors than they have rules, and identities change one at a time: a
-change asks each selector once about one identity instead of everything about everyone.
+change asks only the selectors that it can concern. A selector that demands one of some values of a
+key waits under these labels, all others are asked always; a new selector is tried on the identities
+that have such a label.
 """
 
 from __future__ import annotations
@@ -9,40 +11,52 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fimbria.model.identity import RESERVED
-from fimbria.model.selector import LabelIndex
+from fimbria.model.labels import LabelSet
+from fimbria.model.selector import Operator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Set
 
     from fimbria.model.labels import Labels
-    from fimbria.model.selector import Selector
+    from fimbria.model.selector import Requirement, Selector
 
 User = TypeVar("User")
+Place = tuple[str, str]
+"""A key and one of its values."""
 
 
 class SelectorCache(Generic[User]):
     """Selectors with their users, and the identity numbers that each selects.
 
-    Reserved identities are always there, with their own labels unless others are given."""
+    Reserved identities are always there, with their own labels unless others are given.
+    """
 
     def __init__(self, identities: Mapping[int, Labels]) -> None:
-        self._labels: dict[int, LabelIndex] = {}
+        self._labels: dict[int, LabelSet] = {}
+        self._holders: dict[Place, set[int]] = {}
         self._selected: dict[Selector, set[int]] = {}
         self._users: dict[Selector, set[User]] = {}
+        self._waiting: dict[Place, set[Selector]] = {}
+        self._always: set[Selector] = set()
         for number, labels in {**RESERVED, **identities}.items():
-            self._labels[int(number)] = LabelIndex(labels)
+            self._hold(int(number), LabelSet(labels))
 
-    def use(self, selector: Selector, user: User) -> Set[int]:
-        """Note a user, and return the live set of identities that the selector selects."""
+    def use(self, selector: Selector, user: User) -> None:
+        """Note a user of a selector."""
         users = self._users.get(selector)
-        if users is None:
-            self._users[selector] = {user}
-            self._selected[selector] = {
-                number for number, labels in self._labels.items() if selector.matches(labels)
-            }
-        else:
+        if users is not None:
             users.add(user)
-        return self._selected[selector]
+            return
+        self._users[selector] = {user}
+        places = _places(selector)
+        candidates: Iterable[int] = self._labels
+        if places is not None:
+            candidates = {n for place in places for n in self._holders.get(place, ())}
+        self._selected[selector] = {n for n in candidates if selector.matches(self._labels[n])}
+        for place in places or ():
+            self._waiting.setdefault(place, set()).add(selector)
+        if places is None:
+            self._always.add(selector)
 
     def drop(self, selector: Selector, user: User) -> None:
         """Forget a user, and the selector with its last one."""
@@ -50,46 +64,100 @@ class SelectorCache(Generic[User]):
         if users is None:
             return
         users.discard(user)
-        if not users:
-            del self._users[selector], self._selected[selector]
+        if users:
+            return
+        del self._users[selector], self._selected[selector]
+        self._always.discard(selector)
+        for place in _places(selector) or ():
+            _discard(self._waiting, place, selector)
 
     def identities(self, selector: Selector) -> Set[int]:
-        """The live set of a selector in use."""
+        """Return the live set of a selector in use."""
         return self._selected[selector]
 
-    def knows(self, number: int) -> bool:
-        """Whether the identity's labels are known."""
-        return number in self._labels
+    def labels(self, number: int) -> LabelSet | None:
+        """Return an identity's labels, None if it is not known."""
+        return self._labels.get(number)
 
-    def put(self, number: int, labels: Labels) -> list[Selector]:
+    def put(self, number: int, labels: Labels) -> set[Selector]:
         """Take up an identity or its new labels; return the selectors whose set has changed."""
-        index = self._labels[number] = LabelIndex(labels)
-        changed: list[Selector] = []
-        for selector, selected in self._selected.items():
-            matches = selector.matches(index)
-            if matches != (number in selected):
-                (selected.add if matches else selected.discard)(number)
-                changed.append(selector)
+        before = self._concerned(self._labels.get(number))
+        self._release(number)
+        new = LabelSet(labels)
+        self._hold(number, new)
+        changed: set[Selector] = set()
+        for selector in before | self._concerned(new):
+            selected = self._selected[selector]
+            if selector.matches(new) != (number in selected):
+                (selected.discard if number in selected else selected.add)(number)
+                changed.add(selector)
         return changed
 
-    def remove(self, number: int) -> list[Selector]:
+    def remove(self, number: int) -> set[Selector]:
         """Forget an identity; a reserved one gets its own labels again. Returns as `put` does."""
         if number in RESERVED:
             return self.put(number, RESERVED[number])
-        self._labels.pop(number, None)
-        changed = [s for s, selected in self._selected.items() if number in selected]
+        concerned = self._concerned(self._labels.get(number))
+        self._release(number)
+        changed = {selector for selector in concerned if number in self._selected[selector]}
         for selector in changed:
             self._selected[selector].discard(number)
         return changed
 
     def users(self, selectors: Iterable[Selector]) -> set[User]:
-        """Everyone who uses one of these."""
-        found: set[User] = set()
-        for selector in selectors:
-            found |= self._users.get(selector, set())
-        return found
+        """Return everyone who uses one of these."""
+        return {user for selector in selectors for user in self._users.get(selector, ())}
 
     def lines(self) -> Iterator[tuple[Selector, int, frozenset[int]]]:
-        """Selector, number of users, identities."""
+        """Yield selector, number of users, identities."""
         for selector, users in self._users.items():
             yield selector, len(users), frozenset(self._selected[selector])
+
+    def _concerned(self, labels: LabelSet | None) -> set[Selector]:
+        if labels is None:
+            return set()
+        found = set(self._always)
+        for place in _held(labels):
+            found |= self._waiting.get(place, set())
+        return found
+
+    def _hold(self, number: int, labels: LabelSet) -> None:
+        self._labels[number] = labels
+        for place in _held(labels):
+            self._holders.setdefault(place, set()).add(number)
+
+    def _release(self, number: int) -> None:
+        labels = self._labels.pop(number, None)
+        for place in _held(labels) if labels is not None else ():
+            _discard(self._holders, place, number)
+
+
+def _places(selector: Selector) -> tuple[Place, ...] | None:
+    """Return the labels of which every selected identity has one; None if there are none such."""
+
+    def places(row: Requirement) -> tuple[Place, ...]:
+        return tuple((row.key, value) for value in row.values)
+
+    demands = [places(row) for row in selector.requirements if row.operator is Operator.IN]
+    # Every pod has its cluster's and its namespace's label, few have those that a user chose.
+    own = [found for found in demands if "io." not in found[0][0]]
+    return min(own or demands, key=len) if demands else None
+
+
+def _held(labels: LabelSet) -> Iterator[Place]:
+    for key, values in labels.values.items():
+        for value in values:
+            yield key, value
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _discard(index: dict[K, set[V]], key: K, item: V) -> None:
+    """Remove an item from an index, and its set with the last one."""
+    found = index.get(key)
+    if found is not None:
+        found.discard(item)
+        if not found:
+            del index[key]

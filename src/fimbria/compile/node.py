@@ -1,0 +1,75 @@
+"""The compiler: what a node knows in, exact map contents out.
+
+`compile_node` works out everything; a `Compiler` keeps up with changes of a state and gives each
+time only what changed. Both go through the same code, so they cannot disagree: a full compile is an
+update with every row dirty.
+
+    state.policies.put(key, policy); state.remote.delete(ip); …
+    delta = compiler.update()           # -> datapath.plan.plan_delta -> operations
+    …apply…
+    compiler.applied()                  # policy ids that came free may be used again
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fimbria.compile.addresses import Addresses
+from fimbria.compile.delta import Delta, Desired, Problem, Store
+from fimbria.compile.policies import Policies
+
+if TYPE_CHECKING:
+    from fimbria.compile.ids import Ids
+    from fimbria.compile.state import ClusterState
+
+__all__ = ["Compiler", "Delta", "Desired", "Problem", "compile_node"]
+
+
+class Compiler:
+    """Follows one state, of which it takes the dirty keys. `state.config` must not change."""
+
+    def __init__(self, state: ClusterState, ids: Ids) -> None:
+        self.state = state
+        self.ids = ids
+        self._store = Store()
+        self._addresses = Addresses(state, self._store)
+        self.policies = Policies(state, ids, self._store)
+        for table in state.tables():
+            table.touch_all()
+
+    def update(self) -> Delta:
+        """Take up all changes of the state since the last call; the first one is everything."""
+        local, identities, remote, names, keys = (
+            self.state.local.take_dirty(),
+            self.state.identities.take_dirty(),
+            self.state.remote.take_dirty(),
+            self.state.nodes.take_dirty(),
+            self.state.policies.take_dirty(),
+        )
+        self._addresses.update(local, remote, names)
+        self.policies.update(local, identities, remote, keys)
+        return self._store.take()
+
+    def desired(self) -> Desired:
+        """Return everything as of the last update: live views, to be read at once."""
+        return Desired(self._store.maps, self._store.policies, self._store.routes)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Return what could not be compiled as of the last update."""
+        return [self.policies.problems[key] for key in sorted(self.policies.problems)]
+
+    def applied(self) -> None:
+        """Note that the kernel holds what was last given, and no policy besides."""
+        self.ids.policies.retain(self.policies.used())
+
+
+def compile_node(state: ClusterState, ids: Ids) -> Desired:
+    """Return all that the kernel should hold for `state`. Numbers come from `ids`.
+
+    The state's dirty keys are taken.
+    """
+    compiler = Compiler(state, ids)
+    ids.rules.retain(state.policies)
+    compiler.update()
+    return compiler.desired()
