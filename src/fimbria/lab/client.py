@@ -169,7 +169,7 @@ class Lab:
                 try:
                     chunk = connection.recv(65536)
                 except TimeoutError:
-                    raise LabError(f"not ready after {timeout:.0f} s: {'; '.join(last)}") from None
+                    raise LabError(f"not ready in time: {'; '.join(last)}") from None
                 if not chunk:
                     raise LabError(self._failure("the supervisor ended"))
                 *lines, rest = (rest + chunk).split(b"\n")
@@ -292,6 +292,7 @@ class Lab:
         if pid == 0:
             hang_on_parent(signal.SIGKILL)
             return
+        os.closerange(3, 1024)  # subprocess waits until nobody but what it started holds these
         for number in (signal.SIGINT, signal.SIGQUIT):  # the terminal sends them to both
             signal.signal(number, signal.SIG_IGN)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

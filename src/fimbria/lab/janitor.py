@@ -34,6 +34,8 @@ def clean(paths: LabPaths) -> None:
 
 def main(arguments: list[str]) -> None:
     """Fork the supervisor into its namespaces, wait for its end, clean up."""
+    if os.fork():
+        os._exit(0)  # so that the caller has no child left, and we no parent to be missed by
     lock, listener, caller = map(int, arguments)
     spec = LabSpec.load(sys.stdin.read())
     paths = LabPaths(spec.name)

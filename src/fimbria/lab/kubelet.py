@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 CNI_VERSION = "1.1.0"
 MIRROR = "kubernetes.io/config.mirror"
 """Annotation of a pod that another runtime on the node runs: the API only shows it."""
-API_PAUSE, AGENT_PAUSE, HEALTH_PERIOD = 0.02, 0.03, 5.0
+API_PAUSE, AGENT_PAUSE, HEALTH_PERIOD = 0.02, 0.05, 5.0
 
 
 class Kubelets:

@@ -88,7 +88,7 @@ def launch(spec: LabSpec) -> Launch:
         assert process.stdin is not None
         process.stdin.write(spec.dump().encode())
         process.stdin.close()
-    process.returncode = 0  # it outlives us on purpose: nobody waits for it here
+    process.wait()  # what goes on is its child
     return Launch(spec, paths, lock, ours)
 
 

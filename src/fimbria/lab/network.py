@@ -51,12 +51,12 @@ async def build(spec: LabSpec, paths: LabPaths, processes: Processes) -> dict[st
 
 
 def _node(spec: LabSpec, index: int) -> list[str]:
-    lengths = (UNDERLAY4.prefixlen, UNDERLAY6.prefixlen)
-    addresses = zip(spec.node_addresses(index), lengths, strict=False)
-    commands = [f"addr add {address}/{length} dev eth0 nodad" for address, length in addresses]
+    four, *six = spec.node_addresses(index)
+    commands = [f"addr add {four}/{UNDERLAY4.prefixlen} dev eth0"]
+    commands += [f"addr add {address}/{UNDERLAY6.prefixlen} dev eth0 nodad" for address in six]
     commands += ["link set eth0 up", f"route add default via {UNDERLAY4[1]} dev eth0"]
     if spec.ipv6:
-        commands.append(f"-6 route add default via {UNDERLAY6[1]} dev eth0")
+        commands.append(f"route add ::/0 via {UNDERLAY6[1]} dev eth0")
     return commands
 
 
