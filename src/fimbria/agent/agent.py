@@ -18,6 +18,7 @@ from fimbria.agent.lifecycle import Lifecycle
 from fimbria.agent.monitor import Monitor
 from fimbria.agent.node import Node
 from fimbria.agent.overrides import remember, remembered
+from fimbria.agent.policyview import PolicyView
 from fimbria.agent.publish import EndpointPublisher, PolicyStatusPublisher, publish_node
 from fimbria.agent.views import Views
 from fimbria.agent.watches import Watches
@@ -61,11 +62,12 @@ class Agent:
         self.endpoints = Endpoints()
         self.identities = Identities(client)
         self.watches = Watches(client, config.node_name)
-        self.cluster = Cluster(config, self.watches, self.identities, self._state_dir)
+        self.cluster = Cluster(config, client, self.watches, self.identities)
         self.applier = Applier(self.node, self.cluster)
         self.lifecycle = Lifecycle(
             self.node, self.endpoints, self.cluster, self.identities, self.applier, self._state_dir
         )
+        self.policy = PolicyView(self.cluster, self.applier, self.endpoints)
         self.collector = Collector(self.node, config.conntrack_gc_interval)
         self.publisher = EndpointPublisher(client, self._endpoint_object)
         self.statuses = PolicyStatusPublisher(client, clock.wall)
@@ -88,6 +90,7 @@ class Agent:
         self.cluster.pods_changed = self._pods_changed
         self.cluster.identities_lost = self._recreate.trigger
         self.cluster.policy_judged = self.statuses.report
+        self.cluster.endpoints = lambda: [endpoint.file for endpoint in self.endpoints]
         self.cluster.own_node_changed = self._own_node_changed
         self.cluster.own_endpoints_changed = self._own_endpoints_changed
         self.lifecycle.changed = self._endpoint_changed
@@ -168,7 +171,6 @@ class Agent:
         for endpoint in self.endpoints:
             endpoint.to(State.WAITING_TO_REGENERATE, "everything is known")
             endpoint.to(State.REGENERATING)
-        self.cluster.synced()
         await self.applier.first()
         for endpoint in self.endpoints:
             if endpoint.state is State.REGENERATING:
@@ -215,7 +217,7 @@ class Agent:
             return None
         endpoint = found[-1]
         ipv4, ipv6 = self.node.addresses()
-        enforcement = self.cluster.enforcement(endpoint.id)
+        enforcement = self.policy.enforcement(endpoint.id)
         return objects.endpoint(endpoint.file, str(endpoint.state), ipv4 or ipv6, enforcement)
 
     def _endpoint_changed(self, endpoint: Endpoint) -> None:
@@ -242,7 +244,7 @@ class Agent:
         for endpoint in self.endpoints:
             if endpoint.state in (State.READY, State.REGENERATING):
                 endpoint.revision = revision
-        for number in self.cluster.take_enforcement_changes():
+        for number in self.policy.take_changes():
             endpoint = self.endpoints.get(number)
             if endpoint is not None:
                 self._endpoint_changed(endpoint)

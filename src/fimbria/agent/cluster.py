@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fimbria.agent import convert
 from fimbria.compile.state import ClusterState, Node, NodeConfig
+from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelError, LabelFilter
 from fimbria.model.policy import PolicyError, PolicyKey
 from fimbria.model.policy_parse import parse_policy
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fimbria.agent.statefiles import EndpointFile
     from fimbria.agent.watches import Watches
     from fimbria.agent.wiring import Gateway
+    from fimbria.compile.state import RemoteEndpoint
     from fimbria.sources.kube import KubeClient
     from fimbria.sources.options import Config
     from fimbria.sources.reflector import Change
@@ -96,6 +98,9 @@ class Cluster:
         self._own: Node | None = None
         self._news = asyncio.Event()
         self._lost: set[int] = set()
+        self._revised = asyncio.Event()
+        self._names: dict[bytes, str] = {}
+        self._names_of = -1
         watches.on_nodes = self._on_nodes
         watches.on_endpoints = self._on_endpoints
         watches.on_identities = self._on_identities
@@ -282,7 +287,38 @@ class Cluster:
             self.policy_judged(resource, change.new, refusal)
         if changed:
             self.revision += 1
+            self._revised.set()
+            self._revised = asyncio.Event()
             self.dirty()
+
+    async def reached(self, revision: int) -> None:
+        """Wait until the policy revision is at least this."""
+        while self.revision < revision:
+            await self._revised.wait()
+
+    def labels(self, number: int) -> tuple[str, ...] | None:
+        """Return an identity's labels, reserved ones included; None if it is not known."""
+        return RESERVED.get(number) or self.state.identities.get(number)
+
+    def number(self, labels: tuple[str, ...]) -> int | None:
+        """Return the identity of labels; None if nobody has them."""
+        return self._identities.number(labels)
+
+    def remote_pod(self, namespace: str, name: str) -> tuple[RemoteEndpoint, ...]:
+        """Return the rows of a pod on another node."""
+        row = self._watches.endpoints.rows.get((namespace, name))
+        return row.endpoints if row else ()
+
+    def pod_names(self, ip: bytes) -> str:
+        """Return namespace/name of a pod on another node by its address, "" if none has it."""
+        if self._names_of != self.state.remote.revision:
+            self._names_of = self.state.remote.revision
+            self._names = {
+                row.ip: "/".join(key)
+                for key, rows in self._watches.endpoints.rows.items()
+                for row in rows.endpoints
+            }
+        return self._names.get(ip, "")
 
     def _drop_policy(self, kind: str, key: tuple[str, str]) -> bool:
         return self.state.policies.delete(PolicyKey(kind, *key))

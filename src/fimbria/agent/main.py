@@ -67,7 +67,8 @@ async def run_agent(sources: Sequence[Source], settings: Settings) -> None:
     log.info("agent ends; the datapath goes on")
 
 
-def _first(error: BaseException) -> BaseException:
+def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
+    error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]  # pyright: ignore[reportUnknownMemberType] - exceptions are untyped
+        error = error.exceptions[0]
     return error

@@ -15,7 +15,7 @@ LIMIT = 10_000
 
 
 class _U32(NamedTuple):
-    index: int
+    number: int
 
     @classmethod
     def unpack(cls, data: bytes) -> _U32:

@@ -111,9 +111,8 @@ def _devices(agent: Agent) -> Line:
 
 def _policy(agent: Agent) -> Line:
     cluster = agent.cluster
-    refused = [one for one in cluster.policy_documents() if one["reason"]]
-    audit = ", audit" if agent.config.policy_audit_mode else ""
-    text = f"{agent.config.enable_policy}{audit}, revision {cluster.revision}"
+    refused = [one for one in agent.policy.policies() if one["reason"]]
+    text = f"{agent.config.enable_policy}, revision {cluster.revision}"
     if refused:
         names = ", ".join(f"{one['namespace']}/{one['name']}".lstrip("/") for one in refused[:3])
         return _line("Policy", f"{text}, {len(refused)} refused: {names}", WARNING)

@@ -13,6 +13,7 @@ from fimbria.agent import eventdoc
 from fimbria.agent.api import ApiError
 from fimbria.agent.mapview import describe
 from fimbria.agent.statusview import lines
+from fimbria.agent.tracing import Tracer
 from fimbria.kernel.errors import BpfError, is_not_found
 from fimbria.model.identity import RESERVED
 from fimbria.sources import config
@@ -80,7 +81,7 @@ class Views:
         return self._endpoint(found)
 
     def _endpoint(self, endpoint: Endpoint) -> Document:
-        enforcement = self._agent.cluster.enforcement(endpoint.id)
+        enforcement = self._agent.policy.enforcement(endpoint.id)
         policy = {**enforcement.document(), "audit": enforcement.audit}
         return {**endpoint.document(), "policy": policy}
 
@@ -108,39 +109,39 @@ class Views:
 
     def addresses(self) -> list[Document]:
         """Return `GET /v1/ip`."""
-        return self._agent.cluster.addresses()
+        return self._agent.policy.addresses()
 
     def nodes(self) -> list[Document]:
         """Return `GET /v1/cluster/nodes`."""
-        return [_node(node, own) for node, own in self._agent.cluster.nodes()]
+        return [_node(node, own) for node, own in self._agent.policy.nodes()]
 
     def policies(self) -> Document:
         """Return `GET /v1/policy`."""
-        cluster = self._agent.cluster
-        return {"revision": cluster.revision, "policies": cluster.policy_documents()}
+        return {
+            "revision": self._agent.cluster.revision,
+            "policies": self._agent.policy.policies(),
+        }
 
     def selectors(self) -> list[Document]:
         """Return `GET /v1/policy/selectors`."""
-        return self._agent.cluster.selectors()
+        return self._agent.policy.selectors()
 
     def rule(self, name: str) -> Document:
         """Return `GET /v1/rule/{id}`."""
         number = _number(name, "rule")
-        found = self._agent.cluster.rule(number)
+        found = self._agent.policy.rule(number)
         if found is None:
             raise ApiError(404, f"there is no rule {number}", "rule")
         return found
 
     def resolve(self, body: Any) -> Document:
         """Return `POST /v1/policy/resolve`: the reasoning about one flow."""
-        if not isinstance(body, dict):
-            raise ApiError(400, "the body must be an object with src, dst and dport")
-        try:
-            return self._agent.cluster.trace(body)  # pyright: ignore[reportUnknownArgumentType] - checked there
-        except KeyError as error:
-            raise ApiError(404, str(error.args[0]), field=str(error.args[-1])) from error
-        except ValueError as error:
-            raise ApiError(400, str(error)) from error
+        compiler = self._agent.applier.compiler
+        if compiler is None:
+            raise ApiError(
+                503, "the agent does not know the cluster yet", hint="see fimbria status"
+            )
+        return Tracer(self._agent.cluster, self._agent.endpoints, compiler).resolve(body)
 
     async def realised(self, revision: int) -> None:
         """Wait until every endpoint realises a revision (0: the newest now)."""
@@ -155,7 +156,7 @@ class Views:
         """Return `GET /v1/map`."""
         applier = self._agent.applier
         return [
-            {"name": name, "entries": count, "errors": applier.errors.get(name, 0), "cached": True}
+            {"name": name, "entries": count, "errors": 0, "cached": True}
             for name, count in sorted(applier.counts().items())
         ]
 
@@ -197,13 +198,13 @@ class _Names:
         return name or ""
 
     def pod(self, address: str) -> str:
-        return self._agent.cluster.pod_of(ip_address(address).packed)
+        return self._agent.policy.pod_of(ip_address(address).packed)
 
     def labels(self, identity: int) -> tuple[str, ...]:
         return RESERVED.get(identity) or self._agent.identities.known.get(identity, ())
 
     def rule(self, event: Event) -> Document:
-        return self._agent.cluster.explain(event)
+        return self._agent.policy.explain(event)
 
 
 def _node(node: Any, own: bool) -> Document:

@@ -75,7 +75,7 @@ class Config:
     policy_audit_mode: bool = _option(False, "Judge and report, but let everything pass.")
     allow_localhost: str = _option(
         "auto", "Whether the node reaches its pods whatever policy says.",
-        ("auto", "always", "policy"),
+        ("auto", "always"),
     )  # fmt: skip
     identity_allocation_mode: str = _option("crd", "Where identities are kept.", ("crd",))
     labels: str = _option("", "Which labels make an identity: regular expressions, ! excludes.")
@@ -129,6 +129,7 @@ class Config:
 
 
 UNAVAILABLE = (
+    "policy_audit_mode",
     "kube_proxy_replacement",
     "enable_ipv4_masquerade",
     "enable_ipv6_masquerade",

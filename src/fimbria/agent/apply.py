@@ -1,0 +1,142 @@
+"""The only writer of desired maps: what the compiler says, put into the kernel in a safe order.
+
+    state dirty ─► (a few ms, so that a burst is one) ─► Compiler.update ─► operations ─► bump
+
+The first run compares with everything the kernel holds and changes only what differs, so a restart
+is silent for packets. If an operation fails nothing is assumed any more: the next run reads the
+kernel again. `check` does the same from time to time, and names what somebody else changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from fimbria.agent.kernelstate import KernelState
+from fimbria.compile.ids import Ids
+from fimbria.compile.node import Compiler
+from fimbria.datapath.plan import plan, plan_delta
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fimbria.agent.cluster import Cluster
+    from fimbria.agent.node import Node
+    from fimbria.controllers import Controller
+
+COALESCE = 0.003
+"""Seconds that a change waits for others to come with it."""
+
+log = logging.getLogger(__name__)
+
+
+class NotReady(Exception):
+    """The first reconcile has not been done yet."""
+
+
+class Applier:
+    """Keeps the kernel as the compiler says. `after` is called with each realised revision."""
+
+    def __init__(self, node: Node, cluster: Cluster) -> None:
+        self.ids = Ids()
+        self.compiler: Compiler | None = None
+        self.controller: Controller | None = None
+        self.after: Callable[[int], None] = lambda revision: None
+        self.runs = 0
+        self.operations = 0
+        self._node = node
+        self._cluster = cluster
+        self._kernel: KernelState | None = None
+        self._trusted = False
+        self._lock = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._generation = 0
+        self._done = 0
+
+    def request(self) -> None:
+        """The state changed: apply it soon."""
+        self._generation += 1
+        if self.compiler is not None and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(COALESCE, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        if self.controller is not None and self._done < self._generation:
+            self.controller.trigger()
+
+    async def first(self) -> None:
+        """Bring the kernel up to date for the first time; before it nothing is written."""
+        devices = self._node.devices
+        assert devices is not None
+        node = self._node
+        self._kernel = KernelState(node.maps, lambda: node.net, devices, node.gateway)
+        actual = await asyncio.to_thread(self._kernel.read, ())
+        for number, policy in actual.policies.items():
+            self.ids.policies.adopt(number, policy)
+        self.compiler = Compiler(self._cluster.state, self.ids)
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Return when everything that was changed before this call is in the kernel.
+
+        Raises what the kernel refused with; the controller goes on trying.
+        """
+        wanted = self._generation
+        while True:
+            async with self._lock:
+                if self._trusted and self._done >= wanted:
+                    return
+                await self._run()
+
+    async def run_once(self) -> None:
+        """Apply what is pending; the controller's function."""
+        async with self._lock:
+            if self._done < self._generation or not self._trusted:
+                await self._run()
+
+    async def check(self) -> None:
+        """Compare with what the kernel really holds, and put right what is not as it should be."""
+        async with self._lock:
+            self._trusted = False
+            await self._run(quiet=False)
+
+    async def _run(self, *, quiet: bool = True) -> None:
+        compiler, kernel = self.compiler, self._kernel
+        if compiler is None or kernel is None:
+            raise NotReady("the agent has not yet read what the kernel holds")
+        generation, revision = self._generation, self._cluster.revision
+        delta = compiler.update()
+        was_trusted, self._trusted = self._trusted, False
+        if was_trusted:
+            operations = plan_delta(delta)
+        else:
+            desired = compiler.desired()
+            routes = frozenset(desired.routes)
+            actual = await asyncio.to_thread(kernel.read, routes)
+            operations = plan(actual, desired)
+            pruned = await asyncio.to_thread(kernel.prune_routes, routes)
+            if not quiet and (operations or pruned):
+                log.warning("maps or routes were changed by somebody else: put right")
+        if operations:
+            await asyncio.to_thread(kernel.execute, operations)
+        compiler.applied()
+        self._trusted = True
+        self._done = max(self._done, generation)
+        self.runs += 1
+        self.operations += len(operations)
+        self.after(revision)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many elements each map should have."""
+        if self.compiler is None:
+            return {}
+        desired = self.compiler.desired()
+        return {name: len(rows) for name, rows in desired.maps.items()} | {
+            "cilium_policy": len(desired.policies)
+        }
+
+    def events_lost(self) -> int:
+        """Return how many events did not fit into the ring buffer."""
+        return self._kernel.events_lost() if self._kernel is not None else 0

@@ -1,0 +1,187 @@
+"""The kernel's side of the apply loop: what is there now, and each kind of change to it.
+
+Policy maps are created with one call for all of them, because each such call waits until no
+program uses what was replaced. `cilium_policy_ref` is an array, so "absent" is an entry that is
+zero or refers to the locked policy; taking an endpoint away writes the latter.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from fimbria.agent.devices import GATEWAY6
+from fimbria.agent.node import FIRST, POLICY, POLICY_INFO, RUNTIME
+from fimbria.compile.delta import MAPS, POLICY_REF, Desired
+from fimbria.compile.ids import POLICY_FIRST, PolicyMap
+from fimbria.compile.nodes import Route, Via
+from fimbria.datapath.abi import PolicyInfo, Runtime
+from fimbria.datapath.plan import (
+    LOCKED,
+    Bump,
+    MapDelete,
+    MapPut,
+    Op,
+    PolicyCreate,
+    PolicyDelete,
+    PolicyRefSet,
+    RouteDelete,
+    RoutePut,
+)
+from fimbria.kernel import netrows
+from fimbria.kernel.netrows import ROUTE_PROTOCOL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from fimbria.agent.devices import NodeDevices
+    from fimbria.agent.wiring import Gateway
+    from fimbria.kernel.port import Bpf, BpfMap, Net
+
+_EMPTY_INFO = PolicyInfo().pack()
+UNREACHABLE_METRIC = 4096
+"""Worse than every other route: only addresses without a pod are unreachable."""
+
+
+def index(number: int) -> bytes:
+    """Return an array's key."""
+    return number.to_bytes(4, "little")
+
+
+class KernelState:
+    """Maps and routes of a node; one apply at a time. `net` gives the calling thread's socket."""
+
+    def __init__(
+        self, maps: Bpf, net: Callable[[], Net], devices: NodeDevices, gateway: Gateway
+    ) -> None:
+        self._maps = maps
+        self._net = net
+        self._devices = devices
+        self._gateway = gateway
+
+    def read(self, routes: Iterable[Route]) -> Desired:
+        """Return what the kernel holds of what the compiler owns; of `routes`, those it has."""
+        maps = {name: dict(self._maps.map(name).items()) for name in MAPS}
+        maps[POLICY_REF] = {
+            key: value for key, value in maps[POLICY_REF].items() if any(value) and value != LOCKED
+        }
+        have = self._routes()
+        present = frozenset(route for route in routes if self.route(route) in have)
+        return Desired(maps, self._policies(), present)
+
+    def _policies(self) -> dict[int, PolicyMap]:
+        found: dict[int, PolicyMap] = {}
+        outer, infos = self._maps.map(POLICY), self._maps.map(POLICY_INFO)
+        for key in outer.items():
+            number = int.from_bytes(key, "little")
+            inner = outer.get_map(key) if number >= POLICY_FIRST else None
+            if inner is None:
+                continue
+            try:
+                found[number] = PolicyMap(infos.get(key) or _EMPTY_INFO, inner.items())
+            finally:
+                inner.close()
+        return found
+
+    def execute(self, operations: Sequence[Op]) -> None:
+        """Carry out a plan, in its order; raises what the kernel refused with."""
+        for kind, group in itertools.groupby(operations, type):
+            if kind is PolicyCreate:
+                # In one go: each switch of the map of maps waits for the programs once.
+                self.create_policies(
+                    {op.policy_id: op.policy for op in group if isinstance(op, PolicyCreate)}
+                )
+                continue
+            for operation in group:
+                self._one(operation)
+
+    def _one(self, operation: Op) -> None:
+        match operation:
+            case MapPut(name, rows):
+                self._maps.map(name).put_many(rows)
+            case PolicyRefSet(rows):
+                self._maps.map(POLICY_REF).put_many(rows)
+            case MapDelete(name, keys):
+                self._maps.map(name).delete_many(keys)
+            case PolicyDelete(number):
+                self.delete_policy(number)
+            case RoutePut(route):
+                self._net().route_replace(self.route(route))
+            case RouteDelete(route):
+                self._net().route_delete(self.route(route))
+            case Bump():
+                self.bump()
+            case PolicyCreate():
+                self.create_policies({operation.policy_id: operation.policy})
+
+    def prune_routes(self, wanted: Iterable[Route]) -> int:
+        """Remove routes that carry our mark and are not wanted; return how many there were."""
+        gone = self._routes() - {self.route(route) for route in wanted}
+        for route in gone:
+            self._net().route_delete(route)
+        return len(gone)
+
+    def create_policies(self, policies: Mapping[int, PolicyMap]) -> None:
+        """Fill new policy maps and put them under their ids."""
+        outer, infos = self._maps.map(POLICY), self._maps.map(POLICY_INFO)
+        made: dict[bytes, BpfMap] = {}
+        try:
+            for number, policy in policies.items():
+                inner = self._maps.new_inner(POLICY, max(1, len(policy.entries)))
+                made[index(number)] = inner
+                if policy.entries:
+                    inner.put_many(policy.entries)
+                infos.put(index(number), policy.info)
+            outer.put_maps(made)
+        finally:
+            for inner in made.values():
+                inner.close()
+
+    def delete_policy(self, number: int) -> None:
+        """Remove a policy map to which nothing refers."""
+        self._maps.map(POLICY).delete(index(number))
+        self._maps.map(POLICY_INFO).put(index(number), _EMPTY_INFO)
+
+    def bump(self) -> int:
+        """Send every flow through the slow path once; return the datapath's new revision."""
+        table = self._maps.map(RUNTIME)
+        value = table.get(FIRST)
+        now = Runtime.unpack(value) if value else Runtime()
+        revision = now.revision + 1 & 0xFFFFFFFF or 1
+        table.put(FIRST, now._replace(revision=revision).pack())
+        return revision
+
+    def events_lost(self) -> int:
+        """Return how many events did not fit into the ring buffer."""
+        value = self._maps.map(RUNTIME).get(FIRST)
+        return Runtime.unpack(value).events_lost if value else 0
+
+    # -- routes
+
+    def _routes(self) -> set[netrows.Route]:
+        """Return the routes that carry our mark."""
+        return set(self._net().routes(protocol=ROUTE_PROTOCOL))
+
+    def route(self, route: Route) -> netrows.Route:
+        """Return the kernel's form of a route."""
+        six = ":" in route.destination
+        match route.via:
+            case Via.HOST:
+                router = self._gateway.ipv6 if six else self._gateway.ipv4
+                return netrows.Route(
+                    route.destination,
+                    self._devices.host,
+                    gateway=GATEWAY6 if six else router,
+                    mtu=self._gateway.route_mtu,
+                    source=router,
+                )
+            case Via.ENDPOINT:
+                return netrows.Route(route.destination, route.ifindex)
+            case Via.NODE:
+                return netrows.Route(
+                    route.destination, self._devices.direct.ifindex, gateway=route.gateway
+                )
+            case Via.UNREACHABLE:
+                return netrows.Route(
+                    route.destination, type="unreachable", metric=UNREACHABLE_METRIC
+                )
