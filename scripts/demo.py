@@ -22,6 +22,7 @@ from rich.text import Text
 
 from fimbria.cli import maptext, monitortext
 from fimbria.cli.client import AgentClient
+from fimbria.cli.errors import CliError
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
@@ -29,7 +30,7 @@ FIMBRIA = [sys.executable, "-m", "fimbria.cli.main"]
 POLICY = DEMO / "policy.yaml"
 WAIT = 20.0
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
 Document = dict[str, Any]
 
 
@@ -158,7 +159,12 @@ class Demo:
         headline(
             "Why was the X-wing denied?", f"fimbria --lab {node} monitor --type drop --last 1 -v"
         )
-        for line in monitortext.explained_lines(event):
+        short = {
+            **event,
+            "src_labels": own_labels(event, "src"),
+            "dst_labels": own_labels(event, "dst"),
+        }
+        for line in monitortext.explained_lines(short):
             console.print(Text(f"  {line}", style="red" if line.startswith("xx") else ""))
         headline(
             "Rule by rule",
@@ -233,6 +239,11 @@ def address(pod: Document) -> str:
     return str(pod["addresses"][0])
 
 
+def own_labels(event: Document, side: str) -> list[str]:
+    """Return the labels of one end that the policy speaks of; there are seven more."""
+    return [one for one in event[f"{side}_labels"] if one.startswith(("k8s:org=", "k8s:class="))]
+
+
 def indented(thing: Any) -> None:
     """Print a rich renderable two columns in."""
     from rich.padding import Padding
@@ -247,8 +258,8 @@ def compare(
 ) -> None:
     """Print who reached whom, before and after."""
     headline("Who reaches the Death Star, before and after")
-    table = Table("from", "to", "what", "before", "after", box=None, pad_edge=False, padding=(0, 3))
-    places = {star["name"]: f"{star['name']} on {star['node']}" for star in stars}
+    table = Table("from", "to", "what", "before", "after", box=None, pad_edge=False, padding=(0, 2))
+    places = {star["name"]: f"deathstar on {star['node']}" for star in stars}
     names = {"land": "POST :80/v1/request-landing", "ping": "ping"}
     for key, first in before.items():
         ship, star, what = key
@@ -296,7 +307,7 @@ def main() -> int:
         else:
             demo.down()
         ended = True
-    except DemoError as error:
+    except (DemoError, CliError) as error:
         console.print(f"demo: {error}", style="red")
         return 1
     finally:

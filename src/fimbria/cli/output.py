@@ -78,7 +78,7 @@ def emit(form: Format, document: object, table: Callable[[], Table | str]) -> No
                 "version? `-o json` shows it as it came"
             ) from error
         if isinstance(shown, str):
-            click.echo(shown)
+            click.echo(shown, nl=bool(shown))
         elif sys.stdout.isatty():
             _draw(shown)
         else:
