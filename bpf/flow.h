@@ -100,7 +100,7 @@ struct flow {
 	__u8 buffer[112];      /* packets of our own are built here */
 };
 
-/* Source files, as drop events name them. */
+/* A negative reason for a stage to return; notes the place for the drop event. */
 #define DROP(f, where, reason) ((f)->r.line = __LINE__, (f)->r.file = (where), -(int)(reason))
 
 static __always_inline bool addr_equal(const struct addr *x, const struct addr *y)

@@ -96,16 +96,12 @@ static __always_inline __u32 arrival_point(__u8 hook)
 	}
 }
 
-/* A trace event of a packet on the fast path, from what the entry knows. */
-__global int trace_cached(struct __sk_buff *skb, struct flow *f, struct ct_entry *e)
+/* What an event of a packet on the fast path says, from what the entry knows. */
+static __always_inline void report_cached(struct flow *f, const struct ct_entry *e)
 {
-	bool forth;
-	__u8 d;
+	__u8 d = f->d & 1;
+	bool forth = d == (e->orig & 1);
 
-	if (!f || !e)
-		return 0;
-	d = f->d & 1;
-	forth = d == (e->orig & 1);
 	__builtin_memset(&f->r, 0, sizeof(f->r));
 	f->r.src_id = e->dir[d].identity;
 	f->r.dst_id = e->dir[!d].identity;
@@ -113,9 +109,24 @@ __global int trace_cached(struct __sk_buff *skb, struct flow *f, struct ct_entry
 	f->r.dst_lxc = forth ? e->dst_lxc : e->src_lxc;
 	f->r.ct_state = forth ? CT_ESTABLISHED : CT_REPLY;
 	report_entry(f, e);
+}
+
+__global int trace_cached(struct __sk_buff *skb, struct flow *f, struct ct_entry *e)
+{
+	if (!f || !e)
+		return 0;
+	report_cached(f, e);
 	if (cfg_trace == TRACE_ALL)
 		emit(skb, f, EVENT_TRACE, arrival_point(f->hook));
-	return emit(skb, f, EVENT_TRACE, trace_point(e->dir[d].action, f->r.dst_id));
+	return emit(skb, f, EVENT_TRACE, trace_point(e->dir[f->d & 1].action, f->r.dst_id));
+}
+
+__global int drop_cached(struct __sk_buff *skb, struct flow *f, struct ct_entry *e, int reason)
+{
+	if (!f || !e)
+		return TC_SHOT;
+	report_cached(f, e);
+	return drop(skb, f, -DROP(f, FILE_REWRITE, reason));
 }
 
 /*
@@ -161,16 +172,14 @@ static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, cons
 		e->expires = expires;
 	dir->packets++;
 	dir->bytes += skb->len;
+	f->hook = hook;
 	if (now - dir->last_report >= cfg_trace_interval * cfg_hz || cfg_trace < TRACE_AGGREGATED) {
 		dir->last_report = now;
-		f->hook = hook;
 		trace_cached(skb, f, e);
 	}
 	ret = send(skb, dir, f->t.family, hook);
-	if (ret < 0) {
-		f->r.direction = hook == HOOK_CONTAINER ? DIR_EGRESS : DIR_INGRESS;
-		return drop(skb, f, DROP(f, FILE_REWRITE, DROP_WRITE_ERROR) * -1);
-	}
+	if (ret < 0)
+		return drop_cached(skb, f, e, -ret);
 	count_metric(0, hook == HOOK_CONTAINER ? DIR_EGRESS : DIR_INGRESS, skb->len);
 	return ret == STAGE_NEXT ? TC_NEXT : ret;
 }

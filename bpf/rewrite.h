@@ -32,8 +32,8 @@ static __always_inline void decrease_ttl(struct ethhdr *eth, __u8 family)
 }
 
 /*
- * Prepares the packet for its next device: one hop less if hop, MACs unless dmac is NULL. The
- * caller has checked the TTL. Returns 0 or a negative reason.
+ * Prepares the packet for its next device: one hop less if hop, forward's MACs if macs. The caller
+ * has checked the TTL. Returns 0 or a negative reason.
  */
 static __always_inline int rewrite(struct __sk_buff *skb, __u8 family, bool hop,
 				   const struct ct_dir *forward, bool macs)
