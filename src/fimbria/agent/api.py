@@ -121,7 +121,7 @@ class Api:
             await asyncio.sleep(0)
 
     async def _cni_call(self, request: web.Request) -> web.Response:
-        version = LATEST
+        version, call = LATEST, None
         try:
             body = await _body(request)
             call = cniresult.parse(body)
@@ -131,7 +131,8 @@ class Api:
             failure = CniError(6, error.error)
             return _json(failure.document(version), 400)
         except CniError as error:
-            log.warning("CNI: %s %s", error.message, error.details)
+            if call is None or call.command != "STATUS":  # asked all the time while we start
+                log.warning("CNI: %s %s", error.message, error.details)
             return _json(error.document(version), error.status)
         except Exception as error:
             log.exception("CNI request failed")

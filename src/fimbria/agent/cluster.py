@@ -280,10 +280,12 @@ class Cluster:
                 changed |= self._drop_policy(resource.kind, change.key)
                 self.policy_judged(resource, change.new, str(error))
                 continue
+            if self.state.policies.get(policy.key) == policy:
+                continue  # only its status, or something else that says nothing, has changed
             refusal = ": ".join(policy.refusal) if policy.refusal else ""
             if refusal:
                 log.warning("%s refused: %s; what it selects is closed", policy.key, refusal)
-            changed |= self.state.policies.put(policy.key, policy)
+            changed = self.state.policies.put(policy.key, policy) or changed
             self.policy_judged(resource, change.new, refusal)
         if changed:
             self.revision += 1
