@@ -7,7 +7,7 @@ rules overlap, that ranges nest, and that denials meet allowances of every shape
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
@@ -18,6 +18,9 @@ from fimbria.model.labels import LabelSet, pod_labels
 from fimbria.model.policy import Policy, Protocol
 from fimbria.model.policy_parse import parse_policy
 from fimbria.model.semantics import End, Mode
+
+if TYPE_CHECKING:
+    from random import Random
 
 NAMESPACES = {"red": {"env": "prod"}, "blue": {"env": "test", "team": "b"}}
 LABELS = {"app": ("web", "db", "log"), "tier": ("x", "y")}
@@ -94,7 +97,10 @@ def put_pod(state: ClusterState, number: int, pod: PodRow, *, local: bool) -> No
         state.remote.put(ip, RemoteEndpoint(ip, pod.identity, bytes([172, 18, 0, 2]), pod.named))
 
 
-labels = st.fixed_dictionaries({}, optional={k: st.sampled_from(v) for k, v in LABELS.items()})
+namespaces = st.sampled_from(["red", "red", "red", "blue"])
+labels = st.fixed_dictionaries(
+    {"app": st.sampled_from(LABELS["app"])}, optional={"tier": st.sampled_from(LABELS["tier"])}
+)
 named_ports = st.lists(
     st.tuples(
         st.sampled_from(NAMES),
@@ -112,7 +118,7 @@ def pods(draw: st.DrawFn) -> list[PodRow]:
     numbers: dict[tuple[str, ...], int] = {}
     found: list[PodRow] = []
     for _ in range(draw(st.integers(1, 6))):
-        namespace = draw(st.sampled_from(sorted(NAMESPACES)))
+        namespace = draw(namespaces)
         texts = pod_labels(draw(labels), namespace, NAMESPACES[namespace], "default", "default")
         number = numbers.setdefault(texts, 300 + len(numbers))
         found.append(PodRow(texts, number, draw(named_ports)))
@@ -120,7 +126,7 @@ def pods(draw: st.DrawFn) -> list[PodRow]:
 
 
 def label_selectors(keys: dict[str, tuple[str, ...]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Selectors over some keys, with all four operators."""
+    """Selectors over some keys, with all four operators; half of them select everything."""
 
     def expression(key: str) -> st.SearchStrategy[dict[str, Any]]:
         values = st.lists(st.sampled_from(keys[key]), min_size=1, max_size=2)
@@ -136,14 +142,14 @@ def label_selectors(keys: dict[str, tuple[str, ...]]) -> st.SearchStrategy[dict[
         )
 
     match = st.fixed_dictionaries({}, optional={k: st.sampled_from(v) for k, v in keys.items()})
-    expressions = st.lists(st.sampled_from(sorted(keys)).flatmap(expression), max_size=2)
-    return st.builds(
-        lambda m, e: {
-            **({"matchLabels": m} if m else {}),
-            **({"matchExpressions": e} if e else {}),
-        },
-        match,
-        expressions,
+    expressions = st.lists(st.sampled_from(sorted(keys)).flatmap(expression), max_size=1)
+    return st.one_of(
+        st.just({}),
+        st.builds(
+            lambda m, e: ({"matchLabels": m} if m else {}) | ({"matchExpressions": e} if e else {}),
+            match,
+            expressions,
+        ),
     )
 
 
@@ -170,9 +176,9 @@ peers = st.one_of(selectors, namespaced, reserved_peers)
 @st.composite
 def cilium_port(draw: st.DrawFn) -> dict[str, Any]:
     """A port of a Cilium rule: number, range, name, or all of a protocol."""
-    protocol = draw(st.sampled_from(["TCP", "UDP", "SCTP", "ANY", None]))
+    protocol = draw(st.sampled_from(["TCP", "TCP", "UDP", "SCTP", "ANY", None]))
     port: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
-    kind = draw(st.sampled_from(["number", "range", "name", "all"]))
+    kind = draw(st.sampled_from(["number", "number", "range", "range", "name", "all"]))
     if kind == "name":
         port["port"] = draw(st.sampled_from(NAMES))
     elif kind == "all":
@@ -195,12 +201,14 @@ icmp_field = st.one_of(
 def cilium_rule(draw: st.DrawFn, end: str) -> dict[str, Any]:
     """One rule of a section; `end` is from or to."""
     rule: dict[str, Any] = {}
-    kind = draw(st.sampled_from(["endpoints", "entities", "anyone"]))
+    few = draw(st.sampled_from([0, 1, 1, 1, 2]))
+    kind = draw(st.sampled_from(["endpoints", "endpoints", "entities", "anyone"]))
     if kind == "endpoints":
-        rule[f"{end}Endpoints"] = draw(st.lists(peers, max_size=2))
+        rule[f"{end}Endpoints"] = draw(st.lists(peers, min_size=few, max_size=few))
     elif kind == "entities":
-        rule[f"{end}Entities"] = draw(st.lists(st.sampled_from(ENTITIES), max_size=2))
-    kind = draw(st.sampled_from(["ports", "icmps", "none"]))
+        names = st.sampled_from(ENTITIES)
+        rule[f"{end}Entities"] = draw(st.lists(names, min_size=few, max_size=few))
+    kind = draw(st.sampled_from(["ports", "ports", "ports", "icmps", "none"]))
     if kind == "ports":
         ports = st.lists(cilium_port(), min_size=1, max_size=2).map(lambda p: {"ports": p})
         rule["toPorts"] = draw(st.lists(ports, min_size=1, max_size=2))
@@ -214,11 +222,11 @@ def cilium_spec(draw: st.DrawFn) -> dict[str, Any]:
     """A spec with at least one section."""
     spec: dict[str, Any] = {"endpointSelector": draw(selectors)}
     sections = st.sets(
-        st.sampled_from(["ingress", "ingressDeny", "egress", "egressDeny"]), min_size=1, max_size=3
+        st.sampled_from(["ingress", "ingressDeny", "egress", "egressDeny"]), min_size=2, max_size=4
     )
     for name in sorted(draw(sections)):
         end = "from" if name.startswith("ingress") else "to"
-        spec[name] = draw(st.lists(cilium_rule(end), min_size=1, max_size=2))
+        spec[name] = draw(st.lists(cilium_rule(end), min_size=1, max_size=3))
     if draw(st.integers(0, 3)) == 0:
         spec["enableDefaultDeny"] = {"ingress": draw(st.booleans()), "egress": draw(st.booleans())}
     return spec
@@ -227,11 +235,11 @@ def cilium_spec(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def network_rule(draw: st.DrawFn, end: str) -> dict[str, Any]:
     """One rule of a NetworkPolicy."""
-    namespaces = label_selectors({"env": ("prod", "test"), "team": ("a", "b")})
+    where = label_selectors({"env": ("prod", "test"), "team": ("a", "b")})
     peer = st.one_of(
         selectors.map(lambda s: {"podSelector": s}),
-        namespaces.map(lambda s: {"namespaceSelector": s}),
-        st.builds(lambda p, n: {"podSelector": p, "namespaceSelector": n}, selectors, namespaces),
+        where.map(lambda s: {"namespaceSelector": s}),
+        st.builds(lambda p, n: {"podSelector": p, "namespaceSelector": n}, selectors, where),
     )
     rule: dict[str, Any] = {}
     if draw(st.booleans()):
@@ -272,7 +280,7 @@ def policy(draw: st.DrawFn, index: int = 0) -> dict[str, Any]:
     )
     meta = {"name": f"p{index}"}
     if kind != "CiliumClusterwideNetworkPolicy":
-        meta["namespace"] = draw(st.sampled_from(sorted(NAMESPACES)))
+        meta["namespace"] = draw(namespaces)
     document: dict[str, Any] = {"kind": kind, "metadata": meta}
     if kind == "NetworkPolicy":
         document["spec"] = draw(network_spec())
@@ -280,7 +288,7 @@ def policy(draw: st.DrawFn, index: int = 0) -> dict[str, Any]:
         document["specs"] = draw(st.lists(cilium_spec(), min_size=1, max_size=2))
     else:
         document["spec"] = draw(cilium_spec())
-    if draw(st.integers(0, 15)) == 0 and "spec" in document:
+    if draw(st.integers(0, 31)) == 31 and "spec" in document:
         document["spec"]["surprise"] = True
     return document
 
@@ -290,23 +298,28 @@ def clusters(draw: st.DrawFn, packets: int = 0) -> Cluster:
     """A cluster with `packets` questions to judge."""
     rows = draw(pods())
     local = draw(st.integers(1, len(rows)))
-    policies = [draw(policy(index)) for index in range(draw(st.integers(0, 4)))]
+    policies = [draw(policy(index)) for index in range(draw(st.sampled_from([3, 2, 4, 1, 5, 0])))]
     mode = draw(st.sampled_from([Mode.DEFAULT] * 6 + [Mode.ALWAYS, Mode.NEVER]))
     found = Cluster(rows, local, policies, mode)
     if packets:
-        random = draw(st.randoms(use_true_random=False))
-        identities = sorted({pod.identity for pod in rows} | set(map(int, RESERVED)))
-        subjects = [n for n in range(1, local + 1)]
-        protocols = [*map(int, Protocol), 47]
-        near = [p + d for p in (*PORTS, 0, 8, 128) for d in (-1, 0, 1) if 0 <= p + d <= 65535]
-        found.packets = [
+        found.packets = _packets(found, draw(st.randoms(use_true_random=False)), packets)
+    return found
+
+
+def _packets(cluster: Cluster, random: Random, count: int) -> list[Packet]:
+    """Questions that rules have something to say about: known peers, ports at ranges' ends."""
+    pods = [pod.identity for pod in cluster.pods]
+    near = [p + d for p in PORTS for d in (-1, 0, 0, 1) if 0 <= p + d <= 65535]
+    found: list[Packet] = []
+    for _ in range(count):
+        protocol = random.choice([6, 6, 6, 6, 17, 17, 132, 1, 58, 47])
+        found.append(
             Packet(
-                random.choice(subjects),
-                random.choice(identities),
+                random.randint(1, cluster.local),
+                random.choice([*pods, *pods, *map(int, RESERVED)]),
                 random.choice([Direction.INGRESS, Direction.EGRESS]),
-                random.choice(protocols),
-                random.choice(near),
+                protocol,
+                random.choice([0, 8, 128]) if protocol in (1, 58) else random.choice(near),
             )
-            for _ in range(packets)
-        ]
+        )
     return found
