@@ -61,3 +61,9 @@ def echo(
 def parsed(data: bytes) -> Any:
     """A frame taken apart again."""
     return Ether(data)
+
+
+def ttl_of(data: bytes) -> int:
+    """TTL or hop limit of a frame."""
+    frame = Ether(data)
+    return frame[IPv6].hlim if IPv6 in frame else frame[IP].ttl

@@ -100,6 +100,21 @@ ROUTER4, ROUTER6 = "10.0.1.1", "fd00:1::1"
 NODE4, NODE6, PEER4, PEER6 = "192.168.77.1", "fd77::1", "192.168.77.2", "fd77::2"
 WORLD4, WORLD6 = "198.51.100.7", "2001:db8::7"
 
+
+@dataclass(frozen=True)
+class Addresses:
+    """One family's addresses as pod A sees them."""
+
+    own: str
+    local: str  # pod B, on the same node
+    remote: str  # a pod of the other node
+    world: str
+    host: str  # the node itself
+
+
+V4 = Addresses(A.ip4, B.ip4, REMOTE4, WORLD4, NODE4)
+V6 = Addresses(A.ip6, B.ip6, REMOTE6, WORLD6, NODE6)
+
 _SETUP = f"""
 link set lo up
 link add {A.device} type veth peer name peer_a

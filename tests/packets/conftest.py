@@ -11,7 +11,7 @@ import pytest
 # bench.testnode is shared with the benchmark and is no part of the installed package
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.testnode import Node
+from bench.testnode import V4, V6, Addresses, Node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,3 +39,9 @@ def legacy() -> Iterator[Node]:
     made = Node({"cfg_tunnel": 0, "cfg_host_routing": 0})
     yield made
     made.close()
+
+
+@pytest.fixture(params=[V4, V6], ids=["ipv4", "ipv6"])
+def at(request: pytest.FixtureRequest) -> Addresses:
+    """Both families, one after the other."""
+    return request.param
