@@ -28,11 +28,11 @@ def rows() -> list[Row]:
                 "cniVersion": "1.1.0",
                 "name": "fimbria",
                 "type": "fimbria-cni",
-                "agent-socket": node["api_socket"],
+                "agent-socket": node["socket"],
             }
         )
-        plugin = Path(node["api_socket"]).parents[1] / "bin" / "fimbria-cni"
-        enter = ["nsenter", "-t", str(node["pid"]), "-m", "-p"]
+        plugin = Path(node["socket"]).parents[1] / "bin" / "fimbria-cni"
+        enter = ["nsenter", "-t", str(node["agent_pid"]), "-m", "-p"]
         done = subprocess.run(
             [*enter, sys.executable, str(DRIVER), str(plugin), config, "default", "model"],
             check=True,

@@ -22,6 +22,7 @@ import pytest
 
 from fimbria.datapath import abi
 from fimbria.kernel.maps import BpfMap
+from fimbria.lab.spec import LabError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,7 +116,7 @@ def long_lived(lab: Lab) -> set[bytes]:
     found: set[bytes] = set()
     for node in lab.status()["nodes"]:
         with BpfMap.open(Path(node["bpffs"]) / "tc/globals/cilium_ct") as table:
-            for key, value in table.items():
+            for key, value in table.items().items():
                 entry = abi.CtEntry.unpack(value)
                 if entry.dir[0].packets > 50 and entry.dir[1].packets > 50:
                     found.add(node["name"].encode() + key)
@@ -125,7 +126,7 @@ def long_lived(lab: Lab) -> set[bytes]:
 def replaced(lab: Lab, node: str, old: int) -> None:
     """Wait until another agent runs on the node."""
     deadline = time.monotonic() + 20
-    while lab.node(node)["pid"] in (0, None, old):
+    while lab.node(node)["agent_pid"] in (0, None, old):
         assert time.monotonic() < deadline, f"{node}: no new agent"
         time.sleep(0.01)
 
@@ -136,10 +137,10 @@ def ready(lab: Lab, node: str) -> None:
     while True:
         try:
             lab.cli("policy", "wait", node=node)
-            status = json.loads(lab.cli("status", "-o", "json", node=node))
-        except Exception:
+            status: dict[str, Any] = json.loads(lab.cli("status", "-o", "json", node=node))
+        except LabError:  # the agent is not there yet
             status = {}
-        if status and not status.get("controllers", {}).get("failing"):
+        if status.get("state") == "Ok" and not any(c["failing"] for c in status["controllers"]):
             return
         assert time.monotonic() < deadline, f"{node}: {status}"
         time.sleep(0.05)
@@ -177,7 +178,7 @@ def test_agents_killed_under_load(
             node = ("node1", "node2")[number % 2]
             # Every third kill meets an agent that is starting, at any point of its start.
             time.sleep(rng.uniform(0.0, 0.8) if number % 3 == 2 else rng.uniform(0.5, 2.0))
-            pid = lab.node(node)["pid"]
+            pid = lab.node(node)["agent_pid"]
             if pid:
                 os.kill(pid, signal.SIGKILL)
                 replaced(lab, node, pid)
