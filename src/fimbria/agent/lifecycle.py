@@ -1,7 +1,7 @@
 """Endpoints from birth to death: ADD, DEL, restart, and labels that change in between.
 
-Order is what matters here. Coming up: address, cable, state file, maps (policy among them), and
-only then the program that lets packets in. Going down: the device first, the address last. Whatever
+Order is what matters here. Coming up: address and cable, then at once state file, program and maps,
+policy before the row that lets packets in. Going down: the device first, the address last. Whatever
 moment the agent is killed at, the state files and the pinned maps tell the next one what to finish.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -123,7 +123,6 @@ class Lifecycle:
                 labels=pod.labels if pod else INIT_LABELS,
                 named_ports=pod.named_ports if pod else (),
             )
-            await asyncio.to_thread(statefiles.write_endpoint, self._state_dir, file)
             await self._start(file)
         except BaseException as error:
             await asyncio.shield(self._undo(request, number, ipv4, ipv6))
@@ -131,13 +130,19 @@ class Lifecycle:
         return file
 
     async def _start(self, file: EndpointFile) -> None:
-        """Put the maps in place, then let packets in."""
+        """Remember it, fill its maps and attach its program, all at once.
+
+        The order does not matter for packets: the program drops whatever comes by a device that
+        cilium_devices does not know, and the plan writes that row after the policy.
+        """
         endpoint = Endpoint(file, State.WAITING_TO_REGENERATE)
         self._endpoints.add(endpoint)
         self._cluster.set_endpoint(file)
         endpoint.to(State.REGENERATING, "created")
-        await self._applier.flush()
-        await asyncio.to_thread(self._node.attach_pod, file.ifname, file.ifindex)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.to_thread(statefiles.write_endpoint, self._state_dir, file))
+            group.create_task(asyncio.to_thread(self._node.attach_pod, file.ifname, file.ifindex))
+            group.create_task(self._applier.flush())
         if endpoint.state is State.REGENERATING:
             endpoint.to(State.READY, "connected")
         self.changed(endpoint)
@@ -297,6 +302,8 @@ class Lifecycle:
 
 def _cni_error(error: BaseException) -> BaseException:
     """Return what a runtime should be told for an error of ours."""
+    if isinstance(error, ExceptionGroup):
+        return _cni_error(cast("ExceptionGroup[Exception]", error).exceptions[0])
     match error:
         case wiring.NoNetns():
             return CniError(UNKNOWN_CONTAINER, str(error))
