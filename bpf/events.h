@@ -47,7 +47,9 @@ __global int emit(struct __sk_buff *skb, struct flow *f, __u32 type, __u32 subty
 			__sync_fetch_and_add(&rt->events_lost, 1);
 		return 1;
 	}
-	e->time = bpf_ktime_get_coarse_ns();
+	if (!f->time)
+		f->time = bpf_ktime_get_coarse_ns();
+	e->time = f->time;
 	e->type = type;
 	e->subtype = subtype;
 	e->source = f->r.source;

@@ -93,6 +93,7 @@ struct flow {
 	__u32 revision; /* read before everything else in the slow path */
 	__u32 carried;  /* source identity as the packet carries it, or as its address tells */
 	__be32 carrier; /* outer source of a tunnelled packet */
+	__u64 time;     /* of the packet's events; 0 until the first */
 	struct report r;
 	struct question q;
 	struct ct_dir forward;

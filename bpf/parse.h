@@ -96,6 +96,7 @@ static __always_inline void parse(struct __sk_buff *skb, struct flow *f)
 
 	f->parsed = PARSED_L2;
 	f->absent = 0;
+	f->time = 0;
 	f->tracking = TRACK_FLOW;
 	if ((const void *)(eth + 1) > end)
 		return;
