@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ import pytest
 from fimbria.cni import install
 from fimbria.lab.client import Lab
 from fimbria.lab.spec import LabSpec
+from fimbria.sources import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,25 +36,19 @@ pytestmark = [
     pytest.mark.skipif(BUSYBOX is None, reason="needs Debian's busybox-static"),
 ]
 
-POD = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: web}
----
-apiVersion: v1
-kind: Pod
-metadata:
-  name: web
-  namespace: web
-  labels: {app: web}
-  annotations: {kubernetes.io/config.mirror: podman}
+# A container that is no pod has the identity init, which default deny holds closed: open it.
+MANIFEST = """
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: open-init}
 spec:
-  nodeName: node1
-  containers: [{name: web, image: busybox}]
+  endpointSelector: {matchLabels: {"reserved:init": ""}}
+  ingress: [{fromEntities: [all]}]
+  egress: [{toEntities: [all]}]
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: client, namespace: web}
+metadata: {name: client}
 spec: {containers: [{name: c, image: fimbria/sleep}]}
 """
 CONTAINERS_CONF = """
@@ -65,10 +61,17 @@ default_network = "cilium"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
-# podman's crun refuses the mixed control group hierarchy, so it gets one of version 2 only.
+# Once per lab, in its mounts: what podman writes outside its own folders stays there.
+PREPARE = """
+for folder in /run/lock /run/netns /var/lib/cni /etc/cni
+do mkdir -p $folder; mount -t tmpfs none $folder; done
+"""
+# podman's crun refuses the mixed control group hierarchy, so it gets one of version 2 only. The
+# network namespaces that podman mounts must be seen by the agent, so these mounts stay shared.
 START = """
-umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && mount -t tmpfs none /run/lock
-mkdir -p /var/lib/cni && mount -t tmpfs none /var/lib/cni
+mount --make-rprivate /sys
+umount -R /sys/fs/cgroup
+mount -t cgroup2 none /sys/fs/cgroup
 exec podman "$@"
 """
 
@@ -85,7 +88,7 @@ class Podman:
         command = [
             "nsenter", f"--target={status['supervisor_pid']}", "--mount", "--pid",
             f"--net={status['nodes'][0]['netns']}", "--",
-            "unshare", "--mount", "sh", "-ec", START, "podman",
+            "unshare", "--mount", "--propagation", "unchanged", "sh", "-ec", START, "podman",
             "--root", f"{self.folder}/root", "--runroot", f"{self.folder}/run",
             "--tmpdir", f"{self.folder}/tmp", "--storage-driver", "vfs", *words,
         ]  # fmt: skip
@@ -98,17 +101,24 @@ class Podman:
 
 
 @pytest.fixture
-def podman(tmp_path: Path) -> Iterator[Podman]:
+def folder() -> Iterator[Path]:
+    """A folder whose path is short: podman takes no runroot of more than 50 characters."""
+    with tempfile.TemporaryDirectory(prefix="fpm-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def podman(folder: Path) -> Iterator[Podman]:
     """podman with one image, `busybox:1`, whose network is our plugin and portmap behind it."""
-    manifest = tmp_path / "pod.yaml"
-    manifest.write_text(POD)
+    manifest = folder / "manifest.yaml"
+    manifest.write_text(MANIFEST)
     lab = Lab.up(LabSpec(f"podman-{os.getpid()}", nodes=1))
     try:
-        from fimbria.sources import files
-
         lab.apply(files.read([manifest]))
-        lab.wait([["Pod", "web", "client"]])
-        networks = tmp_path / "net.d"
+        lab.wait([["Pod", "default", "client"]])
+        inside = ["nsenter", f"--target={lab.status()['supervisor_pid']}", "--mount"]
+        subprocess.run([*inside, "sh", "-ec", PREPARE], check=True)
+        networks = folder / "net.d"
         document = install.conflist(
             "0.4.0",
             options={"agent-socket": lab.node("node1")["socket"]},
@@ -116,16 +126,16 @@ def podman(tmp_path: Path) -> Iterator[Podman]:
         )
         install.install_conflist(networks, document)
         text = CONTAINERS_CONF.format(plugins=lab.paths.plugins, networks=networks)
-        (tmp_path / "containers.conf").write_text(text)
+        (folder / "containers.conf").write_text(text)
         assert BUSYBOX is not None
-        with tarfile.open(tmp_path / "image.tar", "w") as image:
+        with tarfile.open(folder / "image.tar", "w") as image:
             image.add(BUSYBOX, "bin/busybox")
             for name in ("sh", "ip", "httpd", "sleep", "wget"):
                 link = tarfile.TarInfo(f"bin/{name}")
                 link.type, link.linkname = tarfile.SYMTYPE, "busybox"
                 image.addfile(link)
-        run = Podman(lab, tmp_path)
-        run("import", str(tmp_path / "image.tar"), "busybox:1")
+        run = Podman(lab, folder)
+        run("import", str(folder / "image.tar"), "busybox:1")
         yield run
     finally:
         lab.down()
@@ -145,10 +155,10 @@ def test_a_container_gets_its_network_from_us(podman: Podman) -> None:
     assert address["IPPrefixLen"] == 32
     routes = podman("exec", "web", "/bin/ip", "route")
     assert routes.startswith("default via ")
-    # identity and address are known to the agent, under the pod's name
+    # the agent knows the address, and that it belongs to no pod
     endpoints = json.loads(lab.cli("endpoint", "list", "-o", "json", node="node1"))
-    assert any(ip in json.dumps(one) and "web" in json.dumps(one) for one in endpoints)
-    done = lab.exec("web/client", ["curl", "-s", "-m", "5", f"http://{ip}/index.html"])
+    assert any(ip in json.dumps(one) and "reserved:init" in json.dumps(one) for one in endpoints)
+    done = lab.exec("client", ["curl", "-s", "-m", "5", f"http://{ip}/index.html"])
     assert done.stdout == "served\n", done.stderr
     # the port that portmap published on the node, from the network outside the nodes
     node = lab.node("node1")["addresses"][0]

@@ -26,8 +26,6 @@ Document = dict[str, Any]
 log = logging.getLogger(__name__)
 
 CNI_VERSION = "1.1.0"
-MIRROR = "kubernetes.io/config.mirror"
-"""Annotation of a pod that another runtime on the node runs: the API only shows it."""
 API_PAUSE, AGENT_PAUSE, HEALTH_PERIOD = 0.02, 0.05, 5.0
 
 
@@ -166,7 +164,7 @@ class Kubelets:
         for pod in list(self.cluster.state.pods.values()):
             uid = str(pod["metadata"]["uid"])
             node = self._nodes.get(str(pod["spec"].get("nodeName") or ""))
-            if node is None or MIRROR in objects.part(pod["metadata"], "annotations"):
+            if node is None:
                 continue
             seen.add(uid)
             runner = self.runners.get(uid)
