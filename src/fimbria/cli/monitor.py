@@ -51,7 +51,9 @@ def command(
         query = {"last": KEPT, "follow": 0}
     elif form is Format.TABLE:
         click.echo("Listening for events; interrupt to stop", err=True)
-    stream = target.client().lines("/v1/monitor", query)
+    stream: Iterator[Document] = target.client().lines("/v1/monitor", query)
+    if "policy-verdict" in types and "drop" not in types:
+        stream = map(monitortext.as_verdict, stream)
     events: Iterator[Document] = (
         event
         for event in stream

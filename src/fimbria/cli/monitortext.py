@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fimbria.cli.documents import Document, part, rows
 from fimbria.cli.maptext import protocol, with_port
-from fimbria.datapath.abi import SourceFile
+from fimbria.datapath.abi import DropReason, SourceFile
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,6 +34,18 @@ POINTS = {
     "from-overlay": "<- overlay",
     "from-network": "<- network",
 }
+
+
+def as_verdict(event: Document) -> Document:
+    """Return the verdict that a drop by policy is; other events as they are.
+
+    The datapath sends one event for a denied packet, the drop, and says in it all that the verdict
+    would.
+    """
+    number = event.get("reason_number")
+    if event.get("type") != "drop" or number not in (DropReason.POLICY, DropReason.POLICY_DENY):
+        return event
+    return {**event, "type": "policy-verdict", "action": "deny", "verdict": -number}
 
 
 def wanted(

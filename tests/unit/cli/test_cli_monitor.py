@@ -65,6 +65,13 @@ def test_verdict_line() -> None:
     ) in line
 
 
+def test_policy_drop_is_a_verdict() -> None:
+    """A drop by policy is also the verdict that denied; other drops are not."""
+    assert "action deny" in monitortext.event_line(monitortext.as_verdict(DROP))
+    other = {**DROP, "reason_number": 134}
+    assert monitortext.as_verdict(other) is other
+
+
 def test_trace_line() -> None:
     """`-> endpoint N flow … , identity A->B state S ifindex DEV orig-ip A: packet`."""
     line = monitortext.event_line(TRACE)
@@ -117,6 +124,8 @@ def test_explanation_of_a_rule() -> None:
     ("words", "types"),
     [
         ((), ["drop", "policy-verdict", "trace"]),
+        (("-t", "policy-verdict"), ["policy-verdict", "policy-verdict"]),
+        (("-t", "policy-verdict", "-t", "drop"), ["drop", "policy-verdict"]),
         (("--type", "drop"), ["drop"]),
         (("-t", "drop", "-t", "trace"), ["drop", "trace"]),
         (("--from", "9"), ["trace"]),
