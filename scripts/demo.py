@@ -29,8 +29,9 @@ DEMO = ROOT / "demo"
 FIMBRIA = [sys.executable, "-m", "fimbria.cli.main"]
 POLICY = DEMO / "policy.yaml"
 WAIT = 20.0
+BARE: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 2), "header_style": "dim"}
 
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 Document = dict[str, Any]
 
 
@@ -161,8 +162,8 @@ class Demo:
         )
         short = {
             **event,
-            "src_labels": own_labels(event, "src"),
-            "dst_labels": own_labels(event, "dst"),
+            "src_labels": told(event["src_labels"]),
+            "dst_labels": told(event["dst_labels"]),
         }
         for line in monitortext.explained_lines(short):
             console.print(Text(f"  {line}", style="red" if line.startswith("xx") else ""))
@@ -190,7 +191,7 @@ class Demo:
             f"The policy that decided: CiliumNetworkPolicy default/rule1, lines {first} to {last}"
         )
         syntax = Syntax(
-            POLICY.read_text(),
+            "\n".join(lines),
             "yaml",
             line_numbers=True,
             theme="ansi_dark",
@@ -204,8 +205,21 @@ class Demo:
         node = f"{self.name}/{star['node']}"
         endpoint = event["source"]
         headline("The map entries that decided", f"fimbria --lab {node} bpf policy list {endpoint}")
-        for line in fimbria("--lab", node, "bpf", "policy", "list", str(endpoint)).splitlines():
-            console.print(Text(f"  {line}"))
+        words = ("--lab", node, "bpf", "policy", "list", str(endpoint), "-o", "json")
+        table = Table("verdict", "direction", "peer", "port", **BARE)
+        table.add_column("rule", overflow="fold")
+        table.add_column("key", no_wrap=True)
+        for entry in json.loads(fimbria(*words))[0]["entries"]:
+            peer = ", ".join(one.removeprefix("k8s:") for one in told(entry["labels"])) or "any"
+            table.add_row(
+                *(
+                    entry["policy"],
+                    entry["direction"],
+                    f"{entry['identity']} [{peer}]".replace("[", r"\["),
+                ),
+                *(entry["port"], entry["rule_name"] or str(entry["rule"]), entry["key"]),
+            )
+        indented(table)
         who, reason = event["src_label"], event["reason_number"]
         console.print(
             f"\n  The packet asked for {{identity {who}, 80/TCP}} and {{any identity, 80/TCP}} in "
@@ -239,9 +253,9 @@ def address(pod: Document) -> str:
     return str(pod["addresses"][0])
 
 
-def own_labels(event: Document, side: str) -> list[str]:
-    """Return the labels of one end that the policy speaks of; there are seven more."""
-    return [one for one in event[f"{side}_labels"] if one.startswith(("k8s:org=", "k8s:class="))]
+def told(labels: list[str]) -> list[str]:
+    """Return the labels that the policy speaks of; a pod has five more."""
+    return [one for one in labels if one.startswith(("k8s:org=", "k8s:class=", "reserved:"))]
 
 
 def indented(thing: Any) -> None:
@@ -258,7 +272,7 @@ def compare(
 ) -> None:
     """Print who reached whom, before and after."""
     headline("Who reaches the Death Star, before and after")
-    table = Table("from", "to", "what", "before", "after", box=None, pad_edge=False, padding=(0, 2))
+    table = Table("from", "to", "what", "before", "after", **BARE)
     places = {star["name"]: f"deathstar on {star['node']}" for star in stars}
     names = {"land": "POST :80/v1/request-landing", "ping": "ping"}
     for key, first in before.items():

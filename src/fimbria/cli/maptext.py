@@ -167,8 +167,10 @@ def counters(values: Sequence[bytes]) -> dict[str, int]:
 
 
 def rule_name(document: Mapping[str, Any]) -> str:
-    """Return a rule's document as `namespace/name path`."""
+    """Return a rule's document as `namespace/name path`, a built-in rule's as its text."""
     owner = "/".join(str(document[key]) for key in ("namespace", "name") if document.get(key))
+    if not owner:
+        return str(document.get("text") or "")
     return " ".join(part for part in (owner, str(document.get("path") or "")) if part)
 
 

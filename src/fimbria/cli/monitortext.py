@@ -42,7 +42,7 @@ def as_verdict(event: Document) -> Document:
     The datapath sends one event for a denied packet, the drop, and says in it all that the verdict
     would.
     """
-    number = event.get("reason_number")
+    number = int(event.get("reason_number") or 0)
     if event.get("type") != "drop" or number not in (DropReason.POLICY, DropReason.POLICY_DENY):
         return event
     return {**event, "type": "policy-verdict", "action": "deny", "verdict": -number}
