@@ -19,8 +19,9 @@ from fimbria.agent import lock
 from fimbria.agent.agent import Agent
 from fimbria.agent.overrides import with_overrides
 from fimbria.kernel.clock import SystemClock
-from fimbria.kernel.errors import ObjectError, UnsupportedKernel
+from fimbria.kernel.errors import IncompatibleMap, ObjectError, UnsupportedKernel
 from fimbria.sources.kube import KubeClient
+from fimbria.sources.options import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ async def run_agent(sources: Sequence[Source], settings: Settings) -> None:
                 await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
                 running.cancel()
                 waiting.cancel()
-        except* (ObjectError, UnsupportedKernel) as errors:
+        except* (ObjectError, UnsupportedKernel, IncompatibleMap, ConfigError, OSError) as errors:
             raise StartError(str(_first(errors))) from None
         finally:
             await agent.close()
