@@ -91,13 +91,16 @@ class Bump:
 Op = MapPut | MapDelete | PolicyCreate | PolicyRefSet | PolicyDelete | RoutePut | RouteDelete | Bump
 
 
-def plan(actual: Desired, desired: Desired) -> list[Op]:
+def plan(actual: Desired, desired: Desired, *, bump: bool = False) -> list[Op]:
     """Return what makes `desired` of `actual`; empty if they are the same.
 
     `actual` is read from the kernel. Of cilium_policy_ref it may hold endpoints that are gone; a
-    reference to LOCKED counts as none, because that is what a removed endpoint is left with.
-    Raises OutOfIds never: a policy that must be rewritten in place needs one spare id, and without
-    one its endpoints are locked meanwhile.
+    reference to LOCKED counts as none, because that is what a removed endpoint is left with. A
+    policy that must be rewritten needs a spare id; without one its endpoints are locked meanwhile.
+
+    `bump`: end with Bump even if nothing else changes. Whoever does not know that the last change
+    was followed by one must ask for it: a crash just before it leaves maps that are right and flows
+    that were judged by the old ones.
     """
     delta = Delta()
     for name in MAPS:
@@ -117,7 +120,8 @@ def plan(actual: Desired, desired: Desired) -> list[Op]:
     delta.unused = set(have.keys() - want.keys() - BUILT_IN.keys())
     delta.routes_put = set(desired.routes - actual.routes)
     delta.routes_deleted = set(actual.routes - desired.routes)
-    return [*_repair(actual, desired, broken), *plan_delta(delta)]
+    ops = [*_repair(actual, desired, broken), *_ordered(delta)]
+    return [*ops, Bump()] if ops or bump else []
 
 
 def plan_delta(delta: Delta) -> list[Op]:

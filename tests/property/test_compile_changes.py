@@ -1,0 +1,183 @@
+"""The compiler after any changes: the same bytes as from nothing; plans safe at every operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fimbria.compile.ids import Ids, PolicyMap
+from fimbria.compile.node import Compiler, compile_node
+from fimbria.compile.state import ClusterState, Node
+from fimbria.datapath.plan import plan, plan_delta
+from fimbria.model.policy_parse import parse_policy
+from tests.property.machine import Machine, canonical
+from tests.property.strategies import Cluster, PodRow, clusters, pods, policy, put_pod
+
+if TYPE_CHECKING:
+    from fimbria.model.policy import Policy
+
+Change = Callable[[ClusterState], None]
+quick = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def node(number: int, cidr: int, *, router: bool = True) -> Node:
+    """A node; several may claim the same pod CIDR."""
+    ip = bytes([172, 18, 0, number])
+    routers = (bytes([10, 0, cidr, 1]),) if router else ()
+    return Node(f"n{number}" if number > 1 else "n", (ip,), (), (f"10.0.{cidr}.0/24",), ip, routers)
+
+
+def put(state: ClusterState, number: int, pod: PodRow, *, local: bool) -> None:
+    """A pod comes, or takes the place of another."""
+    state.identities.put(pod.identity, pod.labels)
+    put_pod(state, number, pod, local=local)
+
+
+def drop(state: ClusterState, number: int) -> None:
+    """A pod goes."""
+    state.local.delete(number)
+    state.remote.delete(bytes([10, 0, 2, number]))
+
+
+def put_policy(state: ClusterState, value: Policy) -> None:
+    state.policies.put(value.key, value)
+
+
+def drop_policy(state: ClusterState, number: int) -> None:
+    keys = sorted(state.policies)
+    if keys:
+        state.policies.delete(keys[number % len(keys)])
+
+
+def drop_identity(state: ClusterState, number: int) -> None:
+    state.identities.delete(299 + number)
+
+
+def put_node(state: ClusterState, row: Node) -> None:
+    state.nodes.put(row.name, row)
+
+
+def drop_node(state: ClusterState, row: Node) -> None:
+    state.nodes.delete(row.name)
+
+
+numbers = st.integers(1, 6)
+rows = st.builds(node, numbers, st.integers(1, 3), router=st.booleans())
+change = st.one_of(
+    st.integers(0, 3).flatmap(policy).map(lambda v: partial(put_policy, value=parse_policy(v))),
+    numbers.map(lambda n: partial(drop_policy, number=n)),
+    st.builds(
+        lambda n, found, local: partial(put, number=n, pod=found[0], local=local),
+        numbers,
+        pods(),
+        st.booleans(),
+    ),
+    numbers.map(lambda n: partial(drop, number=n)),
+    numbers.map(lambda n: partial(drop_identity, number=n)),
+    rows.map(lambda row: partial(put_node, row=row)),
+    rows.map(lambda row: partial(drop_node, row=row)),
+)
+changes = st.lists(change, min_size=1, max_size=6)
+"""Changes of all tables: rows come, go, and are replaced by others under the same key."""
+
+
+def copy(state: ClusterState) -> ClusterState:
+    """The same rows in a state of their own."""
+    fresh = ClusterState(state.self_name, state.config)
+    for mine, theirs in zip(fresh.tables(), state.tables(), strict=True):
+        for key, row in theirs.items():
+            mine.put(key, row)  # type: ignore[arg-type] - tables come in the same order
+    return fresh
+
+
+@quick
+@given(clusters(), st.lists(changes, min_size=1, max_size=4))
+def test_incremental_is_full(cluster: Cluster, rounds: list[list[Change]]) -> None:
+    """After any changes the compiler has byte for byte what a compile from nothing gives."""
+    state, ids = cluster.state(), Ids()
+    compiler = Compiler(state, ids)
+    mirror = Machine()
+    for changed in ([], *rounds):
+        for change in changed:
+            change(state)
+        for op in plan_delta(compiler.update()):
+            mirror.execute(op)
+        full = compile_node(copy(state), ids)
+        mine = compiler.desired()
+        assert mine.maps == full.maps
+        assert mine.policies == full.policies
+        assert mine.routes == full.routes
+        assert canonical(mirror.actual()) == canonical(mine)
+        assert mirror.policies.keys() == mine.policies.keys()
+        compiler.applied()
+
+
+@quick
+@given(clusters(), changes)
+def test_apply_then_revert_is_identity(cluster: Cluster, changed: list[Change]) -> None:
+    """Taking changes back leaves what was there before, nothing more."""
+    state = cluster.state()
+    compiler = Compiler(state, Ids())
+    compiler.update()
+    compiler.applied()
+    before, rows = canonical(compiler.desired()), copy(state)
+    for change in changed:
+        change(state)
+    compiler.update()
+    compiler.applied()
+    for mine, theirs in zip(state.tables(), rows.tables(), strict=True):
+        mine.replace(dict(theirs.items()))  # type: ignore[arg-type] - the same order
+    compiler.update()
+    assert canonical(compiler.desired()) == before
+
+
+@quick
+@given(clusters(), clusters(), st.data())
+def test_crash_anywhere_converges(one: Cluster, other: Cluster, data: st.DataObject) -> None:
+    """Stopped after any operation, planning again reaches the goal; nobody is ever half judged.
+
+    What an endpoint refers to is at any moment a policy that was whole before or will be after.
+    """
+    ids = Ids()
+    first = compile_node(one.state(), ids)
+    whole = [*first.policies.values()]
+    second = compile_node(other.state(), ids)
+    whole += second.policies.values()
+    machine = Machine()
+    for op in plan(machine.actual(), first):
+        machine.execute(op)
+    steps = plan(machine.actual(), second)
+    stop = data.draw(st.integers(0, len(steps)))
+    for op in steps[:stop]:
+        machine.execute(op)
+        assert all(policy in whole for policy in machine.policies.values())
+    again = plan(machine.actual(), second, bump=True)
+    for op in again:
+        machine.execute(op)
+    assert machine.bumped
+    assert canonical(machine.actual()) == canonical(second)
+    assert machine.policies.keys() == second.policies.keys()
+    assert plan(machine.actual(), second) == []
+
+
+@quick
+@given(clusters(), st.data())
+def test_damage_is_repaired(cluster: Cluster, data: st.DataObject) -> None:
+    """A policy whose content somebody changed is rewritten, with its endpoints never in it."""
+    desired = compile_node(cluster.state(), Ids())
+    machine = Machine()
+    for op in plan(machine.actual(), desired):
+        machine.execute(op)
+    if not machine.policies:
+        return
+    number = data.draw(st.sampled_from(sorted(machine.policies)))
+    info = machine.policies[number].info
+    machine.policies[number] = PolicyMap(info, {b"x": b"y"})
+    for op in plan(machine.actual(), desired):
+        machine.execute(op)
+    assert canonical(machine.actual()) == canonical(desired)
+    assert machine.policies.keys() == desired.policies.keys()
