@@ -5,6 +5,7 @@ The command line and the tests use this; it needs no event loop and imports litt
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fimbria.lab import cgroups
@@ -24,7 +26,6 @@ from fimbria.sources import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from fimbria.sources.files import Manifest
 
@@ -126,12 +127,12 @@ class Lab:
             raise LabError(f"lab {self.name!r} does not end: see {paths.log('supervisor')}")
 
     def _kill(self) -> None:
-        """End a supervisor that does not listen: PID 1 of the namespace that the lock names."""
-        holder = subprocess.run(
-            ["fuser", str(self.paths.lock)], capture_output=True, text=True, check=False
-        )
-        for word in holder.stdout.split():
-            os.kill(int(word), signal.SIGKILL)
+        """End a supervisor that does not listen: whoever has the lab's lock open."""
+        lock = str(self.paths.lock)
+        for link in Path("/proc").glob("[0-9]*/fd/*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(link) == lock:
+                    os.kill(int(link.parts[2]), signal.SIGKILL)
 
     def status(self) -> Document:
         """The status document: nodes, pods, pids, paths."""

@@ -31,7 +31,6 @@ class LabSpec:
     ipv6: bool = False
     host_routing: str = "bpf"
     config: dict[str, str] = field(default_factory=dict[str, str])
-    kube_apiserver: str = ""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
