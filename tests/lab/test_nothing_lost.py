@@ -140,7 +140,7 @@ def ready(lab: Lab, node: str) -> None:
             status: dict[str, Any] = json.loads(lab.cli("status", "-o", "json", node=node))
         except LabError:  # the agent is not there yet
             status = {}
-        if status.get("state") == "Ok" and not any(c["failing"] for c in status["controllers"]):
+        if status and all(line["state"] == "ok" for line in status["lines"]):
             return
         assert time.monotonic() < deadline, f"{node}: {status}"
         time.sleep(0.05)
