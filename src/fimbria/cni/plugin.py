@@ -104,7 +104,7 @@ def parse_object(text: str) -> "dict[str, object]":
         raise ValueError(f"extra text after the JSON value, at character {end}")
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    found: dict[str, object] = value
+    found: dict[str, object] = value  # pyright: ignore[reportUnknownVariableType] - decoded JSON
     return found
 
 
