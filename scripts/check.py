@@ -21,6 +21,7 @@ CHECKS: dict[str, list[str]] = {
     "types": [str(BIN / "pyright")],
     "import layers": [str(BIN / "lint-imports"), "--no-cache"],
     "generated code": [str(BIN / "python"), "scripts/gen_abi.py", "--check"],
+    "reference pages": [str(BIN / "python"), "scripts/gen_reference.py", "--check"],
     "licences": [str(BIN / "python"), "scripts/check_licences.py"],
 }
 
