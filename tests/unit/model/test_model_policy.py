@@ -1,0 +1,212 @@
+"""Reading policies: what is enforced, what is refused and where, and what a refusal closes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fimbria.datapath.abi import Direction
+from fimbria.model.labels import LabelSet
+from fimbria.model.policy import Policy, PolicyError
+from fimbria.model.policy_parse import parse_policy
+from fimbria.model.semantics import End, Mode, Reason, verdict
+
+WEB = LabelSet(("k8s:app=web", "k8s:io.kubernetes.pod.namespace=red"))
+DB = LabelSet(("k8s:app=db", "k8s:io.kubernetes.pod.namespace=blue"))
+
+
+def cnp(spec: Any, kind: str = "CiliumNetworkPolicy", name: str = "p") -> Policy:
+    return parse_policy(
+        {"kind": kind, "metadata": {"name": name, "namespace": "red"}, "spec": spec}
+    )
+
+
+def with_ingress(rule: Any) -> Policy:
+    return cnp({"endpointSelector": {}, "ingress": [rule]})
+
+
+@pytest.mark.parametrize(
+    ("rule", "path"),
+    [
+        ({"fromCIDR": ["10.0.0.0/8"]}, "spec.ingress[0].fromCIDR"),
+        ({"fromRequires": []}, "spec.ingress[0].fromRequires"),
+        ({"fromNodes": [{}]}, "spec.ingress[0].fromNodes"),
+        ({"authentication": {"mode": "required"}}, "spec.ingress[0].authentication"),
+        ({"surprise": 1}, "spec.ingress[0].surprise"),
+        ({"fromEndpoints": {}}, "spec.ingress[0].fromEndpoints"),
+        ({"fromEndpoints": ["x"]}, "spec.ingress[0].fromEndpoints[0]"),
+        ({"fromEndpoints": [{"matchLabels": {"a": 1}}]},
+         "spec.ingress[0].fromEndpoints[0].matchLabels.a"),
+        ({"fromEndpoints": [{"matchExpressions": [{"key": "a", "operator": "Inn"}]}]},
+         "spec.ingress[0].fromEndpoints[0].matchExpressions[0].operator"),
+        ({"fromEndpoints": [{"matchExpressions": [{"key": "a", "operator": "In"}]}]},
+         "spec.ingress[0].fromEndpoints[0].matchExpressions[0].values"),
+        ({"fromEntities": ["moon"]}, "spec.ingress[0].fromEntities[0]"),
+        ({"fromEntities": ["all"], "fromEndpoints": []}, "spec.ingress[0].fromEntities"),
+        ({"toPorts": [{"ports": []}]}, "spec.ingress[0].toPorts[0].ports"),
+        ({"toPorts": [{"ports": [{"port": "65536"}]}]},
+         "spec.ingress[0].toPorts[0].ports[0].port"),
+        ({"toPorts": [{"ports": [{"port": "80", "endPort": 79}]}]},
+         "spec.ingress[0].toPorts[0].ports[0].endPort"),
+        ({"toPorts": [{"ports": [{"port": "http", "endPort": 90}]}]},
+         "spec.ingress[0].toPorts[0].ports[0].endPort"),
+        ({"toPorts": [{"ports": [{"port": "80", "protocol": "ICMP"}]}]},
+         "spec.ingress[0].toPorts[0].ports[0].protocol"),
+        ({"toPorts": [{"ports": [{"port": "80"}], "rules": {"http": [{}]}}]},
+         "spec.ingress[0].toPorts[0].rules"),
+        ({"icmps": [{"fields": [{"type": "Nonsense"}]}]},
+         "spec.ingress[0].icmps[0].fields[0].type"),
+        ({"icmps": [{"fields": [{"type": 8}]}], "toPorts": [{"ports": [{"port": "1"}]}]},
+         "spec.ingress[0].icmps"),
+    ],
+)  # fmt: skip
+def test_refused_with_its_field(rule: dict[str, Any], path: str) -> None:
+    """Everything that is not enforced is refused with the path of the field, whole."""
+    policy = with_ingress(rule)
+    assert policy.refusal is not None
+    assert policy.refusal[0] == path
+    assert policy.rules == 0
+
+
+@pytest.mark.parametrize("spec", [None, 5, [], {}, {"endpointSelector": {}}, {"ingress": [{}]}])
+def test_unusable_specs_are_refused(spec: Any) -> None:
+    """A spec without subject or direction is refused; reading it raises nothing."""
+    assert cnp(spec).refusal is not None
+
+
+def test_objects_without_a_name_raise() -> None:
+    """Nobody could be told of a refusal: that is an error."""
+    for document in ({}, {"kind": "Pod"}, {"kind": "NetworkPolicy", "metadata": {"name": 1}}):
+        with pytest.raises(PolicyError):
+            parse_policy(document)
+
+
+def judge(policy: Policy, subject: LabelSet = WEB, direction: Direction = Direction.INGRESS,
+          mode: Mode = Mode.DEFAULT, peer: LabelSet = DB) -> Reason:  # fmt: skip
+    return verdict([policy], End(300, subject), End(301, peer), direction, 6, 80, mode).reason
+
+
+def test_a_refusal_closes_what_it_names() -> None:
+    """Only its subjects, and only the directions that it names."""
+    policy = cnp({"endpointSelector": {"matchLabels": {"app": "web"}},
+                  "ingress": [{"fromEntities": ["all"]}, {"fromCIDR": ["::/0"]}]})  # fmt: skip
+    assert judge(policy) is Reason.REFUSED
+    assert judge(policy, direction=Direction.EGRESS) is Reason.NO_POLICY
+    assert judge(policy, LabelSet(("k8s:app=x", "k8s:io.kubernetes.pod.namespace=red"))) is (
+        Reason.NO_POLICY
+    )
+
+
+def test_a_refusal_beats_what_others_allow() -> None:
+    """Otherwise a denial in it would be let through."""
+    policies = [
+        cnp({"endpointSelector": {}, "ingress": [{"fromEntities": ["all"]}]}, name="a"),
+        cnp({"endpointSelector": {}, "ingressDeny": [{"fromCIDR": ["::/0"]}]}, name="b"),
+    ]
+    judged = verdict(policies, End(300, WEB), End(301, DB), Direction.INGRESS, 6, 80)
+    assert judged.reason is Reason.REFUSED
+    host = verdict(policies, End(300, WEB), End(1, DB), Direction.INGRESS, 6, 80)
+    assert host.reason is Reason.LOCALHOST
+
+
+def test_unreadable_subject_closes_the_namespace() -> None:
+    """It could have been about any pod of its namespace, but about none of another."""
+    policy = cnp({"endpointSelector": {"matchLabels": 1}, "ingress": [{}]})
+    assert judge(policy) is Reason.REFUSED
+    assert judge(policy, DB) is Reason.NO_POLICY
+
+
+def test_namespaced_policy_stays_in_its_namespace() -> None:
+    """Peers are of the own namespace unless one is named; the subject always is."""
+    rule = {"fromEndpoints": [{"matchLabels": {"app": "db"}}]}
+    assert judge(with_ingress(rule)) is Reason.DEFAULT_DENY
+    rule["fromEndpoints"][0]["matchLabels"]["k8s:io.kubernetes.pod.namespace"] = "blue"
+    assert judge(with_ingress(rule)) is Reason.ALLOW_RULE
+    other = {"endpointSelector": {"matchLabels": {"k8s:io.kubernetes.pod.namespace": "blue"}},
+             "ingress": [{}]}  # fmt: skip
+    assert cnp(other).refusal is not None
+
+
+def test_lists_that_are_absent_or_empty() -> None:
+    """No peers and no ports: nobody; an empty list: nobody; ports without peers: anyone."""
+    port = [{"ports": [{"port": "80", "protocol": "TCP"}]}]
+    assert judge(with_ingress({})) is Reason.DEFAULT_DENY
+    assert judge(with_ingress({"fromEndpoints": [], "toPorts": port})) is Reason.DEFAULT_DENY
+    assert judge(with_ingress({"fromEntities": ["none"]})) is Reason.DEFAULT_DENY
+    assert judge(with_ingress({"toPorts": port})) is Reason.ALLOW_RULE
+    assert judge(with_ingress({"toPorts": [{"ports": [{"port": "0"}]}]})) is Reason.ALLOW_RULE
+
+
+def test_enforcement_modes() -> None:
+    """never beats everything; always denies what nothing allows; default asks for a policy."""
+    policy = with_ingress({})
+    assert judge(policy, mode=Mode.NEVER) is Reason.NO_POLICY
+    assert judge(policy, DB, mode=Mode.ALWAYS) is Reason.DEFAULT_DENY
+    assert judge(policy, DB) is Reason.NO_POLICY
+    init = LabelSet(("reserved:init",))
+    assert judge(policy, init) is Reason.DEFAULT_DENY
+
+
+def test_default_deny_is_chosen() -> None:
+    """Without default deny only what a rule denies is denied; a second policy can ask for it."""
+    spec: dict[str, Any] = {"endpointSelector": {}, "enableDefaultDeny": {"ingress": False},
+                            "ingressDeny": [{"fromEntities": ["world"]}]}  # fmt: skip
+    assert judge(cnp(spec)) is Reason.NO_DEFAULT_DENY
+    assert judge(cnp(spec), peer=LabelSet(("reserved:world",))) is Reason.DENY_RULE
+    spec["enableDefaultDeny"] = {"ingress": True, "egress": True}
+    assert judge(cnp(spec), direction=Direction.EGRESS) is Reason.DEFAULT_DENY
+
+
+def test_deny_beats_allow() -> None:
+    """However narrow the allowance, however wide the denial."""
+    policy = cnp({
+        "endpointSelector": {},
+        "ingress": [{"fromEntities": ["all"], "toPorts": [{"ports": [{"port": "80"}]}]}],
+        "ingressDeny": [{"fromEntities": ["all"]}],
+    })  # fmt: skip
+    assert judge(policy) is Reason.DENY_RULE
+
+
+def network(spec: Any) -> Policy:
+    return cnp({"podSelector": {}, **spec}, "NetworkPolicy")
+
+
+def test_network_policy_directions() -> None:
+    """policyTypes decide; without them ingress, and egress if there are egress rules."""
+    assert judge(network({})) is Reason.DEFAULT_DENY
+    assert judge(network({}), direction=Direction.EGRESS) is Reason.NO_POLICY
+    assert judge(network({"egress": [{}]}), direction=Direction.EGRESS) is Reason.ALLOW_RULE
+    only = network({"policyTypes": ["Egress"], "ingress": [{}]})
+    assert judge(only) is Reason.NO_POLICY
+    assert judge(only, direction=Direction.EGRESS) is Reason.DEFAULT_DENY
+
+
+def test_network_policy_peers() -> None:
+    """An empty rule allows all; podSelector alone is of the own namespace; both must match."""
+    assert judge(network({"ingress": [{}]})) is Reason.ALLOW_RULE
+    assert judge(network({"ingress": [{"from": []}]})) is Reason.ALLOW_RULE
+    own = {"from": [{"podSelector": {}}]}
+    assert judge(network({"ingress": [own]})) is Reason.DEFAULT_DENY
+    every = {"from": [{"namespaceSelector": {}}]}
+    assert judge(network({"ingress": [every]})) is Reason.ALLOW_RULE
+    both = {"from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "x"}}}]}
+    assert judge(network({"ingress": [both]})) is Reason.DEFAULT_DENY
+    assert network({"ingress": [{"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]}).refusal
+    assert network({"ingress": [{"from": [{}]}]}).refusal
+
+
+def test_specs_are_all_taken() -> None:
+    """`specs` and `spec` together; each has its path."""
+    document = {"kind": "CiliumClusterwideNetworkPolicy", "metadata": {"name": "p"},
+                "spec": {"endpointSelector": {}, "ingress": [{}]},
+                "specs": [{"endpointSelector": {}, "egress": [{}]}]}  # fmt: skip
+    assert [spec.path for spec in parse_policy(document).specs] == ["spec", "specs[0]"]
+
+
+def test_host_policies_are_refused_without_touching_pods() -> None:
+    """A policy about nodes says nothing about pods, also when it is refused."""
+    policy = cnp({"nodeSelector": {}, "ingress": [{}]}, "CiliumClusterwideNetworkPolicy")
+    assert policy.refusal is not None
+    assert policy.refusal[0] == "spec.nodeSelector"
+    assert policy.specs == ()
