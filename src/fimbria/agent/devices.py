@@ -14,8 +14,9 @@ from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
 from fimbria.agent.wiring import PREFIX, route_mtu
-from fimbria.kernel.netlink import Address, Link, Neighbour, Net
+from fimbria.kernel.netlink import Address, Link, Net
 from fimbria.kernel.netns import write_sysctls
+from fimbria.kernel.netrows import IFF_NOARP
 from fimbria.sources.options import ConfigError
 
 if TYPE_CHECKING:
@@ -126,9 +127,6 @@ def prepare(net: Net, config: Config, router4: str, router6: str) -> NodeDevices
     _addresses(
         net, host.ifindex, [f"{router4}/32" * bool(router4), f"{router6}/128" * bool(router6)]
     )
-    # The peer answers for every next hop; these entries save asking it.
-    for gateway in filter(None, (router4, GATEWAY6 if router6 else "")):
-        net.neighbour_replace(Neighbour(host.ifindex, gateway, peer.mac))
     overlay = _overlay(net, config.tunnel_port, device_mtu) if tunnel else 0
     return NodeDevices(
         host=host.ifindex,
@@ -162,8 +160,9 @@ def _host_pair(net: Net, mtu: int) -> tuple[Link, Link]:
         _quiet(name)
         link = net.link(name)
         assert link is not None
-        if not link.up or link.mtu != mtu:
-            net.link_set(link.ifindex, up=True, mtu=mtu)
+        if not link.up or link.mtu != mtu or not link.flags & IFF_NOARP:
+            # Linux does not use a gateway that is an address of its own; without ARP it need not.
+            net.link_set(link.ifindex, up=True, arp=False, mtu=mtu)
         pair.append(link)
     return pair[0], pair[1]
 

@@ -119,6 +119,7 @@ class Net:
         ifindex: int,
         *,
         up: bool | None = None,
+        arp: bool | None = None,
         name: str = "",
         mac: bytes = b"",
         mtu: int = 0,
@@ -126,7 +127,10 @@ class Net:
         master: int | None = None,
         netns: int | None = None,
     ) -> None:
-        """Changes a device; what is not given stays. A device that moves to `netns` goes down."""
+        """Changes a device; what is not given stays. A device that moves to `netns` goes down.
+
+        `arp` False: it asks nobody for addresses, neither by ARP nor by neighbour discovery.
+        """
         settings = _settings(mac, mtu)
         if name:
             settings.append(attr_text(_IFNAME, name))
@@ -137,6 +141,8 @@ class Net:
         if netns is not None:
             settings.append(attr_u32(_NETNS_FD, netns))
         flags, change = (0, 0) if up is None else (netrows.IFF_UP * up, netrows.IFF_UP)
+        if arp is not None:
+            flags, change = flags | netrows.IFF_NOARP * (not arp), change | netrows.IFF_NOARP
         payload = netrows.link_payload(ifindex, flags, change, *settings)
         self._rtnl.request(rtnl.RTM_NEWLINK, 0, payload, f"set link {ifindex}")
 

@@ -19,6 +19,7 @@ from fimbria.kernel.rtnl import Message, attr, attr_u32, attrs, nested, text, u3
 ROUTE_PROTOCOL = 0xF1
 
 IFF_UP = 0x1
+IFF_NOARP = 0x80
 TABLE_MAIN = 254
 
 _LINK = struct.Struct("=BxHiII")
