@@ -115,15 +115,18 @@ class PolicyIds:
     def __init__(self) -> None:
         self._by_digest = {policy.digest(): number for number, policy in BUILT_IN.items()}
         self._digests = {number: digest for digest, number in self._by_digest.items()}
+        self._lowest = POLICY_FIRST  # no number below it is free
 
     def take(self, policy: PolicyMap) -> int:
         """Return the number of this content, a new one if it has none. Raises OutOfIds."""
         digest = policy.digest()
         number = self._by_digest.get(digest)
         if number is None:
-            free = (n for n in range(POLICY_FIRST, POLICY_LIMIT) if n not in self._digests)
-            number = next(free, None)
-            if number is None:
+            number = self._lowest
+            while number in self._digests:
+                number += 1
+            self._lowest = number
+            if number >= POLICY_LIMIT:
                 raise OutOfIds(f"all {POLICY_LIMIT - POLICY_FIRST} policy ids are taken")
             self._digests[number] = digest
             self._by_digest[digest] = number
@@ -145,6 +148,7 @@ class PolicyIds:
         """Free every number that is neither in use nor built in."""
         for number in self._digests.keys() - set(used) - BUILT_IN.keys():
             digest = self._digests.pop(number)
+            self._lowest = min(self._lowest, number)
             if self._by_digest.get(digest) == number:
                 del self._by_digest[digest]
 
