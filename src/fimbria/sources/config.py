@@ -59,7 +59,7 @@ def build(sources: Iterable[Source]) -> Settings:
         for key, text in source.values.items():
             one = FIELDS.get(key)
             if one is None:
-                raise ConfigError(key, f"no such key (in {source.name}){_nearest(key)}")
+                raise ConfigError(key or "''", f"no such key (in {source.name}){_nearest(key)}")
             try:
                 values[one.name] = convert(one.default, text)
             except ValueError as error:
