@@ -148,8 +148,8 @@ class Agent:
         await asyncio.to_thread(self.node.bring_up, cidrs, pods)
         assert self.node.devices is not None
         self.lifecycle.claim_addresses()
-        self.cluster.set_devices(self.node.devices, self.node.gateway)
-        self._publish_node.trigger()
+        self.cluster.set_devices(self.node.devices, self.node.gateway, cidrs)
+        self._own_node_changed()  # the API may have named others meanwhile
         log.info("pod CIDRs %s, devices up", ", ".join(cidrs))
 
     async def _pod_cidrs(self) -> tuple[str, ...]:
@@ -206,6 +206,7 @@ class Agent:
         cidrs = self.cluster.pod_cidrs.value
         if cidrs and self.node.ready:
             self.node.ipam.extend(cidrs)
+            self.cluster.set_pod_cidrs(cidrs)
             path = self._state_dir / statefiles.NODE_FILE
             remember(path, self.config.node_name, pod_cidrs=cidrs)
 

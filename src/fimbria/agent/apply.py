@@ -2,8 +2,9 @@
 
     state dirty ─► (a few ms, so that a burst is one) ─► Compiler.update ─► operations ─► bump
 
-The first run compares with everything the kernel holds and changes only what differs, so a restart
-is silent for packets. If an operation fails nothing is assumed any more: the next run reads the
+The first run compares with everything the kernel holds and changes only what differs. It always
+ends with a bump, because the agent before us may have died between a change and its own: each flow
+takes the slow path once. If an operation fails nothing is assumed any more: the next run reads the
 kernel again. `check` does the same from time to time, and names what somebody else changed.
 """
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from fimbria.agent.cluster import Cluster
     from fimbria.agent.node import Node
+    from fimbria.compile.nodes import Route
     from fimbria.controllers import Controller
 
 COALESCE = 0.003
@@ -49,6 +51,7 @@ class Applier:
         self._cluster = cluster
         self._kernel: KernelState | None = None
         self._trusted = False
+        self._bumped = False
         self._lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._generation = 0
@@ -109,18 +112,21 @@ class Applier:
         generation, revision = self._generation, self._cluster.revision
         delta = compiler.update()
         was_trusted, self._trusted = self._trusted, False
+        routes: frozenset[Route] = frozenset()
         if was_trusted:
             operations = plan_delta(delta)
         else:
-            desired = compiler.desired()
-            routes = frozenset(desired.routes)
+            routes = compiler.desired().routes
             actual = await asyncio.to_thread(kernel.read, routes)
-            operations = plan(actual, desired)
-            pruned = await asyncio.to_thread(kernel.prune_routes, routes)
-            if not quiet and (operations or pruned):
-                log.warning("maps or routes were changed by somebody else: put right")
+            operations = plan(actual, compiler.desired(), bump=not self._bumped)
         if operations:
+            self._bumped = False
             await asyncio.to_thread(kernel.execute, operations)
+            self._bumped = True
+        # Only now: a route that changes is replaced in one step, and not first removed.
+        pruned = 0 if was_trusted else await asyncio.to_thread(kernel.prune_routes, routes)
+        if not quiet and (operations or pruned):
+            log.warning("maps or routes were changed by somebody else: put right")
         compiler.applied()
         self._trusted = True
         self._done = max(self._done, generation)

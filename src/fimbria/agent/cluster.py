@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fimbria.agent import convert
@@ -110,7 +111,9 @@ class Cluster:
 
     # -- what this node itself contributes
 
-    def set_devices(self, devices: NodeDevices, gateway: Gateway) -> None:
+    def set_devices(
+        self, devices: NodeDevices, gateway: Gateway, pod_cidrs: tuple[str, ...]
+    ) -> None:
         """This node's own row: its addresses are what its devices have, not what the API says."""
         packed = [convert.packed(text) for text in devices.local_addresses]
         first = [convert.packed(devices.direct.address(version)) for version in (4, 6)]
@@ -120,11 +123,19 @@ class Cluster:
             name=self.config.node_name,
             ipv4s=tuple(raw for raw in ordered if len(raw) == 4),
             ipv6s=tuple(raw for raw in ordered if len(raw) == 16),
-            pod_cidrs=self.pod_cidrs.value,
+            pod_cidrs=pod_cidrs,
             tunnel_ip=first[0] or None,
             routers=tuple(routers),
         )
         self.state.nodes.put(self.config.node_name, self._own)
+
+    def set_pod_cidrs(self, pod_cidrs: tuple[str, ...]) -> None:
+        """This node's pod CIDRs are others than they were when it came up."""
+        if self._own is None:
+            return  # its devices are still being made
+        self._own = replace(self._own, pod_cidrs=pod_cidrs)
+        self.state.nodes.put(self.config.node_name, self._own)
+        self.dirty()
 
     def set_endpoint(self, file: EndpointFile) -> None:
         """Add or change one of this node's endpoints."""

@@ -8,6 +8,7 @@ zero or refers to the locked policy; taking an endpoint away writes the latter.
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import TYPE_CHECKING
 
 from fimbria.agent.devices import GATEWAY6
@@ -15,7 +16,7 @@ from fimbria.agent.node import FIRST, POLICY, POLICY_INFO, RUNTIME
 from fimbria.compile.delta import MAPS, POLICY_REF, Desired
 from fimbria.compile.ids import POLICY_FIRST, PolicyMap
 from fimbria.compile.nodes import Route, Via
-from fimbria.datapath.abi import PolicyInfo, Runtime
+from fimbria.datapath.abi import PolicyIds, PolicyInfo, Runtime
 from fimbria.datapath.plan import (
     LOCKED,
     Bump,
@@ -49,7 +50,11 @@ def index(number: int) -> bytes:
 
 
 class KernelState:
-    """Maps and routes of a node; one apply at a time. `net` gives the calling thread's socket."""
+    """Maps and routes of a node. `net` gives the calling thread's socket.
+
+    One caller at a time, the others wait: a task that was cancelled leaves its thread behind, and
+    what that one still does must be over before the kernel is read again.
+    """
 
     def __init__(
         self, maps: Bpf, net: Callable[[], Net], devices: NodeDevices, gateway: Gateway
@@ -58,16 +63,17 @@ class KernelState:
         self._net = net
         self._devices = devices
         self._gateway = gateway
+        self._busy = threading.Lock()
 
     def read(self, routes: Iterable[Route]) -> Desired:
         """Return what the kernel holds of what the compiler owns; of `routes`, those it has."""
-        maps = {name: dict(self._maps.map(name).items()) for name in MAPS}
-        maps[POLICY_REF] = {
-            key: value for key, value in maps[POLICY_REF].items() if any(value) and value != LOCKED
-        }
-        have = self._routes()
-        present = frozenset(route for route in routes if self.route(route) in have)
-        return Desired(maps, self._policies(), present)
+        with self._busy:
+            maps = {name: dict(self._maps.map(name).items()) for name in MAPS}
+            refs = maps[POLICY_REF].items()
+            maps[POLICY_REF] = {k: value for k, value in refs if any(value) and value != LOCKED}
+            have = self._routes()
+            present = frozenset(route for route in routes if self.route(route) in have)
+            return Desired(maps, self._policies(), present)
 
     def _policies(self) -> dict[int, PolicyMap]:
         found: dict[int, PolicyMap] = {}
@@ -85,15 +91,18 @@ class KernelState:
 
     def execute(self, operations: Sequence[Op]) -> None:
         """Carry out a plan, in its order; raises what the kernel refused with."""
-        for kind, group in itertools.groupby(operations, type):
-            if kind is PolicyCreate:
-                # In one go: each switch of the map of maps waits for the programs once.
-                self.create_policies(
-                    {op.policy_id: op.policy for op in group if isinstance(op, PolicyCreate)}
-                )
-                continue
-            for operation in group:
-                self._one(operation)
+        with self._busy:
+            for kind, group in itertools.groupby(operations, type):
+                if kind is PolicyCreate:
+                    # In one go: each switch of the map of maps waits for the programs once.
+                    self.create_policies(
+                        {op.policy_id: op.policy for op in group if isinstance(op, PolicyCreate)}
+                    )
+                    continue
+                if kind is PolicyDelete:
+                    self._wait_for_programs()
+                for operation in group:
+                    self._one(operation)
 
     def _one(self, operation: Op) -> None:
         match operation:
@@ -114,11 +123,27 @@ class KernelState:
             case PolicyCreate():
                 self.create_policies({operation.policy_id: operation.policy})
 
+    def _wait_for_programs(self) -> None:
+        """Wait until no program is left that has read a reference before it was replaced.
+
+        The kernel has no call for this; setting an element of a map of maps to what it is waits.
+        """
+        outer, key = self._maps.map(POLICY), index(PolicyIds.LOCKED)
+        locked = outer.get_map(key)
+        assert locked is not None
+        try:
+            outer.put_maps({key: locked})
+        finally:
+            locked.close()
+
     def prune_routes(self, wanted: Iterable[Route]) -> int:
         """Remove routes that carry our mark and are not wanted; return how many there were."""
-        gone = self._routes() - {self.route(route) for route in wanted}
-        for route in gone:
-            self._net().route_delete(route)
+        with self._busy:
+            gone = self._routes() - {self.route(route) for route in wanted}
+            for route in gone:
+                self._net().route_delete(route)
+            if gone:
+                self.bump()
         return len(gone)
 
     def create_policies(self, policies: Mapping[int, PolicyMap]) -> None:
