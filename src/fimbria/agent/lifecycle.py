@@ -171,8 +171,8 @@ class Lifecycle:
 
     async def _pod(self, request: Request) -> PodView | None:
         """Return the request's pod; None for a container that is no pod."""
-        if not request.pod:
-            return None
+        if not request.pod or not request.namespace:
+            return None  # podman names a pod, but none of Kubernetes
         try:
             async with asyncio.timeout(POD_PATIENCE):
                 return await self._cluster.pod(request.namespace, request.pod, request.pod_uid)

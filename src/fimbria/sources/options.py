@@ -153,6 +153,12 @@ def check(config: Config) -> None:
         raise ConfigError(
             "enable-endpoint-routes", "needs enable-host-legacy-routing=true: the kernel routes"
         )
+    if config.cni_chaining_mode == "portmap" and not config.enable_host_legacy_routing:
+        raise ConfigError(
+            "cni-chaining-mode",
+            "portmap needs enable-host-legacy-routing=true: it translates in the kernel's stack, "
+            "which BPF host routing goes past",
+        )
     if config.auto_direct_node_routes and config.routing_mode == "tunnel":
         raise ConfigError("auto-direct-node-routes", "needs routing-mode=native")
     for key, low, high in (

@@ -61,6 +61,7 @@ def test_a_configmap_manifest_is_read_like_its_data(tmp_path: Path) -> None:
         ({"enable-ipv4": "false"}, ["enable-ipv4", "no address"]),
         ({"auto-direct-node-routes": "true"}, ["auto-direct-node-routes", "native"]),
         ({"enable-endpoint-routes": "true"}, ["enable-host-legacy-routing"]),
+        ({"cni-chaining-mode": "portmap"}, ["cni-chaining-mode", "enable-host-legacy-routing"]),
         ({"mtu": "900"}, ["mtu", "1280"]),
         ({"cluster-pool-ipv4-cidr": "10.0.0.0/33"}, ["cluster-pool-ipv4-cidr", "no CIDR"]),
         ({"cluster-pool-ipv4-cidr": "fd00::/64"}, ["other address family"]),
