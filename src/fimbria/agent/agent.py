@@ -23,7 +23,6 @@ from fimbria.agent.publish import EndpointPublisher, PolicyStatusPublisher, publ
 from fimbria.agent.views import Views
 from fimbria.agent.watches import Watches
 from fimbria.controllers import Controllers
-from fimbria.kernel.ringbuf import RingBuffer
 from fimbria.sources.options import Config
 from fimbria.sources.resources import NODES
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from fimbria.agent.endpoints import Endpoint
     from fimbria.agent.statefiles import EndpointFile
     from fimbria.kernel.clock import SystemClock
+    from fimbria.kernel.ringbuf import RingBuffer
     from fimbria.sources.config import Settings
     from fimbria.sources.kube import KubeClient
     from fimbria.sources.reflector import Change
@@ -107,18 +107,24 @@ class Agent:
             self.watches.own_addresses = self._own_addresses()
             group.create_task(self.watches.run())
             await self._bring_up(restored)
-            ring = self._ring = RingBuffer(self.node.maps.map(EVENTS_MAP))
-            monitor = self.api.monitor = Monitor(ring)
-            group.create_task(monitor.run())
             await self.watches.synced.wait()
             await self._first_reconcile()
             await self._replay_deletions(path.parent / deletequeue.FOLDER)
             self.lifecycle.ready.set()
             self._write_cni_configuration()
             log.info("ready for pods")
+            group.create_task(self._monitor().run())
             self.controllers.add("check-maps", self.applier.check, CHECK_INTERVAL)
             self._pace_collection()
             await asyncio.Event().wait()
+
+    def _monitor(self) -> Monitor:
+        # Imported only now: numpy costs a third of a start, and events wait in their buffer.
+        from fimbria.kernel.ringbuf import RingBuffer
+
+        self._ring = RingBuffer(self.node.maps.map(EVENTS_MAP))
+        self.api.monitor = Monitor(self._ring)
+        return self.api.monitor
 
     def _pace_collection(self) -> None:
         collector = self.collector
