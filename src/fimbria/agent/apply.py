@@ -75,7 +75,7 @@ class Applier:
         assert devices is not None
         node = self._node
         self._kernel = KernelState(node.maps, lambda: node.net, devices, node.gateway)
-        actual = await asyncio.to_thread(self._kernel.read, ())
+        actual = await asyncio.to_thread(self._kernel.read)
         for number, policy in actual.policies.items():
             self.ids.policies.adopt(number, policy)
         self.compiler = Compiler(self._cluster.state, self.ids)
@@ -116,9 +116,10 @@ class Applier:
         if was_trusted:
             operations = plan_delta(delta)
         else:
-            routes = compiler.desired().routes
-            actual = await asyncio.to_thread(kernel.read, routes)
-            operations = plan(actual, compiler.desired(), bump=not self._bumped)
+            desired = compiler.desired()
+            routes = desired.routes
+            actual = await asyncio.to_thread(kernel.read, desired)
+            operations = plan(actual, desired, bump=not self._bumped)
         if operations:
             self._bumped = False
             await asyncio.to_thread(kernel.execute, operations)

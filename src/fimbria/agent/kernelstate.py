@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fimbria.agent.wiring import Gateway
     from fimbria.kernel.port import Bpf, BpfMap, Net
 
+NOTHING = Desired({}, {}, frozenset())
 _EMPTY_INFO = PolicyInfo().pack()
 UNREACHABLE_METRIC = 4096
 """Worse than every other route: only addresses without a pod are unreachable."""
@@ -65,14 +66,22 @@ class KernelState:
         self._gateway = gateway
         self._busy = threading.Lock()
 
-    def read(self, routes: Iterable[Route]) -> Desired:
-        """Return what the kernel holds of what the compiler owns; of `routes`, those it has."""
+    def read(self, wanted: Desired = NOTHING) -> Desired:
+        """Return what the kernel holds of what the compiler owns.
+
+        Of routes, and of references that are zero, only those that are wanted: an array does not
+        tell an endpoint for which nothing is enforced from one that never was.
+        """
         with self._busy:
             maps = {name: dict(self._maps.map(name).items()) for name in MAPS}
-            refs = maps[POLICY_REF].items()
-            maps[POLICY_REF] = {k: value for k, value in refs if any(value) and value != LOCKED}
+            known = wanted.maps.get(POLICY_REF, {})
+            maps[POLICY_REF] = {
+                key: value
+                for key, value in maps[POLICY_REF].items()
+                if value != LOCKED and (any(value) or key in known)
+            }
             have = self._routes()
-            present = frozenset(route for route in routes if self.route(route) in have)
+            present = frozenset(route for route in wanted.routes if self.route(route) in have)
             return Desired(maps, self._policies(), present)
 
     def _policies(self) -> dict[int, PolicyMap]:
