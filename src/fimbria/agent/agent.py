@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,6 +110,10 @@ class Agent:
             await self._bring_up(restored)
             await self.watches.synced.wait()
             await self._first_reconcile()
+            # What is known by now mostly stays: full collections, which stop everything, need not
+            # walk it again and again.
+            gc.collect()
+            gc.freeze()
             await self._replay_deletions(path.parent / deletequeue.FOLDER)
             self.lifecycle.ready.set()
             self._write_cni_configuration()
