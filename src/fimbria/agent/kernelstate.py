@@ -18,7 +18,6 @@ from fimbria.compile.ids import POLICY_FIRST, PolicyMap
 from fimbria.compile.nodes import Route, Via
 from fimbria.datapath.abi import PolicyIds, PolicyInfo, Runtime
 from fimbria.datapath.plan import (
-    LOCKED,
     Bump,
     MapDelete,
     MapPut,
@@ -76,9 +75,7 @@ class KernelState:
             maps = {name: dict(self._maps.map(name).items()) for name in MAPS}
             known = wanted.maps.get(POLICY_REF, {})
             maps[POLICY_REF] = {
-                key: value
-                for key, value in maps[POLICY_REF].items()
-                if value != LOCKED and (any(value) or key in known)
+                key: value for key, value in maps[POLICY_REF].items() if any(value) or key in known
             }
             have = self._routes()
             present = frozenset(route for route in wanted.routes if self.route(route) in have)
