@@ -60,7 +60,8 @@ def list_ipcache(target: Target, form: Format) -> None:
 
 
 @_noun("ct", "Connections (cilium_ct).")
-def list_connections(target: Target, form: Format) -> None:
+@click.argument("table", type=click.Choice(["global"]), default="global")
+def list_connections(target: Target, form: Format, table: str) -> None:
     from fimbria.cli import cttext
     from fimbria.kernel import clock
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import json
 import socket
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from fimbria.cli.errors import CliError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
     from io import BufferedReader
 
 TIMEOUT = 10.0
@@ -31,11 +32,15 @@ class AgentError(CliError):
         self.status = status
 
 
+class NoAnswer(CliError):
+    """The agent is there, but did not answer in time."""
+
+
 class AgentClient:
     """Requests to one agent, named by its socket's path.
 
-    Every method raises `AgentUnreachable` (a `CliError`) if nobody listens there and `AgentError`
-    with the agent's own words if it refuses.
+    Every method raises `CliError` if nobody listens there or the answer breaks off, `NoAnswer` if
+    none comes in time, and `AgentError` with the agent's own words if it refuses.
     """
 
     def __init__(self, path: str) -> None:
@@ -55,10 +60,10 @@ class AgentClient:
 
     def lines(self, path: str, query: Mapping[str, str | int]) -> Iterator[Any]:
         """Yield the decoded lines of a newline-delimited JSON stream until the agent ends it."""
-        with self._open("GET", path, query, None, None) as body:
+        with self._open("GET", path, query, None, None) as body, self._breaks():
             for line in body:
                 if line.strip():
-                    yield json.loads(line)
+                    yield self._decoded(path, line)
 
     def _request(
         self,
@@ -68,12 +73,27 @@ class AgentClient:
         body: bytes | None,
         timeout: float,
     ) -> Any:
-        with self._open(method, path, query, body, timeout) as answer:
+        with self._open(method, path, query, body, timeout) as answer, self._breaks():
             data = answer.read()
+        return self._decoded(path, data)
+
+    def _decoded(self, path: str, data: bytes) -> Any:
         try:
-            return json.loads(data) if data else None
+            return json.loads(data)
         except ValueError as error:
             raise CliError(f"the agent's answer to {path} is not JSON: {error}") from error
+
+    @contextmanager
+    def _breaks(self) -> Generator[None]:
+        """Tell of a connection that ends while something is read from it."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise NoAnswer(
+                f"the agent at {self.path} does not answer: see its log, or restart it"
+            ) from error
+        except OSError as error:
+            raise CliError(_unreachable(self.path, error)) from error
 
     def _open(
         self,
@@ -89,22 +109,20 @@ class AgentClient:
         head = f"{method} {path} HTTP/1.0\r\nHost: agent\r\n"
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        try:
+        with self._breaks():
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(TIMEOUT)
                 connection.connect(self.path)
                 connection.sendall(head.encode() + b"\r\n" + (body or b""))
                 connection.settimeout(timeout)
                 answer = connection.makefile("rb")
-            status = _read_head(answer)
-        except TimeoutError as error:
-            raise CliError(
-                f"the agent at {self.path} does not answer: see its log, or restart it"
-            ) from error
-        except OSError as error:
-            raise CliError(_unreachable(self.path, error)) from error
+            try:
+                status = _read_head(answer)
+            except OSError:
+                answer.close()
+                raise
         if status >= 400:
-            with answer:
+            with answer, self._breaks():
                 raise AgentError(status, _complaint(answer.read(), status))
         return answer
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fimbria.cli.client import NoAnswer
 from fimbria.cli.documents import rows
 from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit
@@ -60,7 +61,7 @@ def list_selectors(target: Target, form: Format) -> None:
 @click.argument("revision", type=click.IntRange(min=0), required=False)
 @click.option(
     "--max-wait-time",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     metavar="SECONDS",
     show_default=True,
@@ -69,7 +70,13 @@ def wait(target: Target, form: Format, revision: int | None, max_wait_time: floa
     """Wait until every endpoint of the node enforces REVISION (default: the newest)."""
     client = target.client()
     wanted = client.get("/v1/policy")["revision"] if revision is None else revision
-    document = client.wait("/v1/policy/wait", {"revision": wanted}, max_wait_time)
+    try:
+        document = client.wait("/v1/policy/wait", {"revision": wanted}, max_wait_time)
+    except NoAnswer as error:
+        raise CliError(
+            f"revision {wanted} is not enforced on every endpoint after {max_wait_time:g} s: the "
+            "newest is in `fimbria policy get`, what endpoints have in `fimbria endpoint get ID`"
+        ) from error
     emit(form, document, lambda: f"Revision {wanted} is enforced on every endpoint")
 
 

@@ -126,7 +126,7 @@ def from_file(path: Path) -> Source:
         document: object = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError("", f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError("", f"{path}: not YAML: {error}") from error
     if document is None:
         document = {}
@@ -134,7 +134,10 @@ def from_file(path: Path) -> Source:
         raise ConfigError("", f"{path}: not a map of keys to values")
     values = cast("dict[object, object]", document)
     if values.get("kind") == "ConfigMap":
-        values = cast("dict[object, object]", values.get("data") or {})
+        data: object = values.get("data") or {}
+        if not isinstance(data, dict):
+            raise ConfigError("", f"{path}: data: not a map of keys to values")
+        values = cast("dict[object, object]", data)
     return Source(str(path), {str(key): plain(str(key), value) for key, value in values.items()})
 
 

@@ -42,12 +42,18 @@ def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def sources_from(
     config_dir: str | None, config_file: str | None, flags: dict[str, str | None]
 ) -> list[config.Source]:
-    """Return the sources that command line and environment name, the weakest first."""
+    """Return the sources that command line and environment name, the weakest first.
+
+    A file that cannot be read ends the program with one line.
+    """
     sources: list[config.Source] = []
-    if config_dir:
-        sources.append(config.from_directory(Path(config_dir)))
-    if config_file:
-        sources.append(config.from_file(Path(config_file)))
+    try:
+        if config_dir:
+            sources.append(config.from_directory(Path(config_dir)))
+        if config_file:
+            sources.append(config.from_file(Path(config_file)))
+    except ConfigError as error:
+        raise click.ClickException(f"configuration: {error}") from error
     sources.append(config.from_environment(os.environ))
     given = {key.replace("_", "-"): text for key, text in flags.items() if text is not None}
     sources.append(config.Source("flags", given))

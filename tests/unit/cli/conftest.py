@@ -26,6 +26,7 @@ class RecordedAgent:
         self.path = str(path)
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.requests: list[tuple[str, Any]] = []
+        self.late: set[str] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(self.path)
         self._listener.listen()
@@ -56,6 +57,9 @@ class RecordedAgent:
                         length = int(line.split(b":")[1])
                 body = json.loads(stream.read(length)) if length else None
                 self.requests.append((f"{method} {target}", body))
+                if target in self.late:
+                    stream.read(1)  # until the other side gives up
+                    continue
                 status, data = self.answers.get(target, (404, b'{"error": "no such thing"}'))
                 stream.write(b"HTTP/1.1 %d x\r\nContent-Type: application/json\r\n\r\n" % status)
                 stream.write(data)

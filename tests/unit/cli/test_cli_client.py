@@ -70,3 +70,26 @@ def test_environment_names_the_socket(run, agent, monkeypatch) -> None:
     monkeypatch.setenv("CILIUM_SOCK", agent.path)
     result = run("identity", "list", "-o", "json")
     assert json.loads(result.output) == []
+
+
+def test_answer_that_breaks_off(run, agent) -> None:
+    """An agent that dies while it answers is one line, in a document as in a stream."""
+    for path, words in {
+        "/v1/policy": ["policy", "wait"],
+        "/v1/monitor?last=4096&follow=0": ["monitor", "--last", "3"],
+    }.items():
+        for body in (b"", b'{"revision": ', b'{"n": 1}\n{"n'):
+            if path != "/v1/policy" and not body:
+                continue
+            agent.answers[path] = (200, body)
+            result = run("--socket", agent.path, *words)
+            assert result.exit_code == 1, (words, body)
+            assert "is not JSON" in result.output
+
+
+def test_no_answer_in_time(run, agent) -> None:
+    """Waiting for a revision that does not come says what is missing, not that the agent is."""
+    agent.late = {"/v1/policy/wait?revision=9"}
+    result = run("--socket", agent.path, "policy", "wait", "9", "--max-wait-time", "0.05")
+    assert result.exit_code == 1
+    assert "revision 9 is not enforced on every endpoint after 0.05 s" in result.output

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
+from fimbria.cli.main import root
 from fimbria.sources import config
 from fimbria.sources.config import Source, build
 from fimbria.sources.options import FIELDS, Config, ConfigError
@@ -118,3 +120,20 @@ def test_every_key_survives_being_written_as_text() -> None:
     for key, one in FIELDS.items():
         assert config.convert(one.default, config.plain(key, one.default)) == one.default
     assert Config() == build([]).config.__class__()
+
+
+def test_unreadable_files_end_the_program_with_one_line(tmp_path: Path) -> None:
+    """The agent and the operator name a configuration file that they cannot read."""
+    (tmp_path / "binary").write_bytes(b"\xff\x00")
+    (tmp_path / "data").write_text("kind: ConfigMap\ndata: [1]\n")
+    (tmp_path / "deep").write_text("[" * 5000)
+    for name in ("binary", "data", "deep", "missing"):
+        for command in ("agent", "operator"):
+            result = CliRunner().invoke(root, [command, "--config", str(tmp_path / name)])
+            assert result.exit_code == 1
+            assert f"configuration: {tmp_path / name}: " in result.output
+    result = CliRunner().invoke(root, ["agent", "--config-dir", str(tmp_path / "missing")])
+    assert (
+        result.output
+        == f"Error: configuration: {tmp_path / 'missing'}: No such file or directory\n"
+    )
