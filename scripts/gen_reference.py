@@ -38,6 +38,15 @@ SHARED = {
 }
 """Numbers that bpf/maps.h takes from abi.h."""
 
+TYPES = {
+    "bool": "true or false",
+    "int": "number",
+    "float": "seconds",
+    "str": "text",
+    "tuple[str, ...]": "list",
+}
+"""Words for the types of configuration fields."""
+
 SECTION = re.compile(r"^    # (?P<title>.+)$|^    (?P<name>\w+): ", re.M)
 COMMENT = r"(?:[^*]|\*(?!/))*"
 CONSTANT = re.compile(
@@ -60,10 +69,9 @@ def plain(comment: str | None) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A Markdown table; cells are escaped."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in rows:
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |")
-    return [*lines, ""]
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:], ""]
 
 
 def page(title: str, about: str, body: Iterable[str]) -> str:
@@ -98,10 +106,7 @@ def configuration() -> str:
         key = found["name"].replace("_", "-")
         one = options.FIELDS[key]
         choices = cast("tuple[str, ...]", one.metadata[options.CHOICES])
-        kind = " \\| ".join(f"`{word}`" for word in choices) or str(one.type)
-        kind = {"tuple[str, ...]": "list", "float": "seconds", "str": "text", "int": "number"}.get(
-            kind, kind.replace(r"\|", "or")
-        )
+        kind = " or ".join(f"`{word}`" for word in choices) or TYPES[str(one.type)]
         description = str(one.metadata[options.DESCRIPTION])
         rows.append((f"`{key}`", kind, shown(one.default), description))
     about = (

@@ -102,6 +102,7 @@ class Shell:
 
 
 @pytest.mark.root
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 def test_every_command_of_the_guide(guide: Path) -> None:
     """Each command ends with 0 and prints what the guide shows, but for numbers and names."""
