@@ -7,52 +7,23 @@ changes. FIMBRIA_KILLS says how often; `make soak` runs 20.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fimbria.datapath import abi
-from fimbria.kernel.maps import BpfMap
-from fimbria.lab.spec import LabError
+from tests.lab.load import PODS, long_lived, nothing_broke, ready, replaced, settled, traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from fimbria.lab.client import Lab
 
 KILLS = int(os.environ.get("FIMBRIA_KILLS", "3"))
-TRAFFIC = Path(__file__).with_name("traffic.py")
-
-PODS = """
-{kind: Pod, apiVersion: v1, metadata: {name: client, labels: {app: client}},
- spec: {nodeName: node1, containers: [{name: main, image: fimbria/sleep}]}}
----
-{kind: Pod, apiVersion: v1, metadata: {name: near, labels: {app: server}},
- spec: {nodeName: node1, containers: [{name: main, image: fimbria/sleep}]}}
----
-{kind: Pod, apiVersion: v1, metadata: {name: far, labels: {app: server}},
- spec: {nodeName: node2, containers: [{name: main, image: fimbria/sleep}]}}
----
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: only-what-is-allowed, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {app: server}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {app: client}}]
-    toPorts: [{ports: [{port: "7000"}]}]
-  - fromEndpoints: [{matchLabels: {app: client}}]
-    icmps: [{fields: [{type: 8}, {family: IPv6, type: EchoRequest}]}]
-"""
 
 
 def update(number: int) -> dict[str, Any]:
@@ -73,88 +44,8 @@ def update(number: int) -> dict[str, Any]:
     }
 
 
-def inside(lab: Lab, pod: str, *words: str) -> subprocess.Popen[str]:
-    """traffic.py in a pod's network namespace."""
-    return subprocess.Popen(
-        ["nsenter", f"--net={lab.pod(pod)['netns']}", sys.executable, str(TRAFFIC), *words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.fixture
-def traffic(make_lab: Callable[..., Lab]) -> Iterator[tuple[Lab, Callable[[], dict[str, Any]]]]:
-    """A lab with traffic running; the callable ends the traffic and gives its report."""
-    lab = make_lab(PODS, ipv6=True)
-    targets = [address for pod in ("near", "far") for address in lab.pod(pod)["addresses"]]
-    for node in ("node1", "node2"):
-        lab.cli("policy", "wait", node=node)
-    processes = [inside(lab, pod, "serve") for pod in ("near", "far")]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        client = inside(lab, "client", "load", "until-eof", *targets)
-        processes.append(client)
-        assert client.stdout is not None
-        assert client.stdout.readline() == "running\n"
-
-        def report() -> dict[str, Any]:
-            output, _ = client.communicate(timeout=60)
-            return json.loads(output)
-
-        yield lab, report
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-
-
-def long_lived(lab: Lab) -> set[bytes]:
-    """Keys of the connections that have carried more than 50 packets, on both nodes."""
-    found: set[bytes] = set()
-    for node in lab.status()["nodes"]:
-        with BpfMap.open(Path(node["bpffs"]) / "tc/globals/cilium_ct") as table:
-            for key, value in table.items().items():
-                entry = abi.CtEntry.unpack(value)
-                if entry.dir[0].packets > 50 and entry.dir[1].packets > 50:
-                    found.add(node["name"].encode() + key)
-    return found
-
-
-def replaced(lab: Lab, node: str, old: int) -> None:
-    """Wait until another agent runs on the node."""
-    deadline = time.monotonic() + 20
-    while lab.node(node)["agent_pid"] in (0, None, old):
-        assert time.monotonic() < deadline, f"{node}: no new agent"
-        time.sleep(0.01)
-
-
-def ready(lab: Lab, node: str) -> None:
-    """Wait until the node's agent has reconciled and no controller fails."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            lab.cli("policy", "wait", node=node)
-            status: dict[str, Any] = json.loads(lab.cli("status", "-o", "json", node=node))
-        except LabError:  # the agent is not there yet
-            status = {}
-        if status and all(line["state"] == "ok" for line in status["lines"]):
-            return
-        assert time.monotonic() < deadline, f"{node}: {status}"
-        time.sleep(0.05)
-
-
-@pytest.mark.root
-@pytest.mark.timeout(90 + 15 * KILLS)
-def test_agents_killed_under_load(
-    traffic: tuple[Lab, Callable[[], dict[str, Any]]],
-) -> None:
-    """0 broken connections, 0 failed new ones, 0 forbidden ones let through, conntrack kept."""
-    lab, report = traffic
-    rng = random.Random(os.environ.get("FIMBRIA_SEED", "1"))
-    before = long_lived(lab)
+def kill_agents(lab: Lab, rng: random.Random) -> None:
+    """KILLS times, while a policy changes all the time; return when all agents are well again."""
     over = threading.Event()
     failures: list[BaseException] = []
 
@@ -189,11 +80,17 @@ def test_agents_killed_under_load(
         changes.join()
     for node in ("node1", "node2"):
         ready(lab, node)
-    after = long_lived(lab)
-    found = report()
     assert not failures
-    assert found["broken"] == []
-    assert before <= after, "connections were lost from conntrack"
-    counts = found["counts"]
-    for sort in ("stream", "request", "connect", "udp", "ping", "forbidden"):
-        assert counts[sort] > 0, counts
+
+
+@pytest.mark.root
+@pytest.mark.timeout(90 + 15 * KILLS)
+def test_agents_killed_under_load(make_lab: Callable[..., Lab]) -> None:
+    """0 broken connections, 0 failed new ones, 0 forbidden ones let through, conntrack kept."""
+    rng = random.Random(os.environ.get("FIMBRIA_SEED", "1"))
+    lab = make_lab(PODS, ipv6=True)
+    with traffic(lab) as report:
+        before = settled(lab)
+        kill_agents(lab, rng)
+        assert before <= long_lived(lab), "connections were lost from conntrack"
+        nothing_broke(report())
