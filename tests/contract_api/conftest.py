@@ -1,8 +1,8 @@
 """The two servers that the contract is held against, behind one small client.
 
 `api` runs every test against the embedded server and, where the environment variable KUBE_APISERVER
-names a kube-apiserver and an etcd is on PATH, against that too. Each test gets a namespace of its
-own.
+names a kube-apiserver, against that too (over the etcd that ETCD names, else the one beside it or
+on PATH). Both are started by the same command. Each test gets a namespace of its own.
 """
 
 from __future__ import annotations
@@ -12,27 +12,20 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
-import socket
 import ssl
 import subprocess
 import sys
-import time
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 
-from fimbria.apiserver.kinds import definitions
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-START_SECONDS = 60.0
-REAL = os.environ.get("KUBE_APISERVER", "")
+REAL, ETCD = os.environ.get("KUBE_APISERVER", ""), os.environ.get("ETCD", "")
 
 
 @dataclass(frozen=True)
@@ -116,94 +109,26 @@ def server(
 ) -> Iterator[Server]:
     """A running server."""
     directory = tmp_path_factory.mktemp("contract")
-    if request.param == "embedded":
-        yield from _embedded(directory)
-        return
-    etcd = shutil.which("etcd") or shutil.which("etcd", path=str(Path(sys.executable).parent))
-    if not etcd:
-        pytest.skip("there is no etcd on PATH for the kube-apiserver")
-    yield from _real(directory, REAL, etcd)
-
-
-def _embedded(directory: Path) -> Iterator[Server]:
+    real = request.param == "kube-apiserver"
+    options = ["--kube-apiserver", REAL] if real else []
+    if real and ETCD:
+        options += ["--etcd", ETCD]
     token, tokens = secrets.token_hex(16), directory / "tokens"
     tokens.write_text(token)
     read, write = os.pipe()
     program = "from fimbria.apiserver.command import command; command()"
     with subprocess.Popen(
         [sys.executable, "-c", program, "--data", str(directory / "data.db"), "--listen",
-         "127.0.0.1:0", "--token-file", str(tokens), "--ready-fd", str(write)],
+         "127.0.0.1:0", "--token-file", str(tokens), "--ready-fd", str(write), *options],
         pass_fds=[write],
     ) as process:  # fmt: skip
         os.close(write)
         with os.fdopen(read) as ready:
-            (url,) = json.loads(ready.readline())["listen"]
-        yield Server(url, token, real=False)
+            line = ready.readline()
+        assert line, "the server did not start: see what it wrote"
+        (url,) = json.loads(line)["listen"]
+        yield Server(url, token, real)
         process.terminate()
-
-
-def _real(directory: Path, binary: str, etcd: str) -> Iterator[Server]:
-    client, peer, port = _free_port(), _free_port(), _free_port()
-    store = f"http://127.0.0.1:{client}"
-    token, tokens, key = secrets.token_hex(16), directory / "tokens", directory / "sa.key"
-    tokens.write_text(f'{token},admin,1,"system:masters"\n')
-    subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
-    with (
-        subprocess.Popen(
-            [etcd, "--data-dir", str(directory / "etcd"), "--listen-client-urls", store,
-             "--advertise-client-urls", store, "--listen-peer-urls", f"http://127.0.0.1:{peer}",
-             "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}",
-             "--initial-cluster", f"default=http://127.0.0.1:{peer}"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        ) as database,
-        subprocess.Popen(
-            [binary, "--etcd-servers", store, "--secure-port", str(port),
-             "--bind-address", "127.0.0.1", "--cert-dir", str(directory / "certs"),
-             "--token-auth-file", str(tokens), "--authorization-mode", "RBAC",
-             "--service-account-issuer", "https://kubernetes.default.svc",
-             "--service-account-key-file", str(key),
-             "--service-account-signing-key-file", str(key),
-             "--service-cluster-ip-range", "10.96.0.0/12",
-             "--disable-admission-plugins", "ServiceAccount"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        ) as process,
-    ):  # fmt: skip
-        try:
-            found = Server(f"https://127.0.0.1:{port}", token, real=True)
-            asyncio.run(_prepare(found))
-            yield found
-        finally:
-            process.terminate()
-            process.wait()
-            database.terminate()
-
-
-async def _prepare(server: Server) -> None:
-    """Wait until the server is ready and knows the cilium.io kinds."""
-    end = time.monotonic() + START_SECONDS
-    async with _session(server) as session:
-        while True:
-            with contextlib.suppress(aiohttp.ClientError):
-                async with session.get(server.url + "/readyz") as response:
-                    if response.status == 200:
-                        break
-            assert time.monotonic() < end, "the kube-apiserver did not become ready"
-            await asyncio.sleep(0.2)
-        url = server.url + "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        for definition in definitions():
-            async with session.post(url, json=definition) as response:
-                assert response.status in (201, 409), await response.text()
-        while time.monotonic() < end:
-            async with session.get(server.url + "/apis/cilium.io/v2/ciliumidentities") as response:
-                if response.status == 200:
-                    return
-            await asyncio.sleep(0.2)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _session(server: Server) -> aiohttp.ClientSession:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 from fimbria.apiserver import errors
@@ -117,7 +118,10 @@ def _definition(row: Resource) -> Object:
     }
     if row.status:
         version["subresources"] = {"status": {}}
+    version["additionalPrinterColumns"] = [_column(*column) for column in row.columns]
     return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
         "metadata": {"name": row.key},
         "spec": {
             "group": row.group,
@@ -131,6 +135,17 @@ def _definition(row: Resource) -> Object:
             },
             "versions": [version],
         },
+    }
+
+
+def _column(heading: str, kind: str, path: str) -> Object:
+    """A printer column, its path as the JSONPath that CustomResourceDefinitions have."""
+    json_path = re.sub(r"\[(\w+)=(\w+)\]", r'[?(@.\1=="\2")]', path)
+    return {
+        "name": heading,
+        "type": kind.removeprefix("+"),
+        "priority": int(kind.startswith("+")),
+        "jsonPath": f".{json_path}",
     }
 
 

@@ -132,11 +132,7 @@ async def _serve_until_stopped(
             secure = credentials.tls if listener.family != socket.AF_UNIX else None
             await web.SockSite(runner, listener, ssl_context=secure, backlog=1024).start()
         urls = [address(listener) for listener in sockets]
-        if config.kubeconfig_out:
-            _write_private(config.kubeconfig_out, _kubeconfig(urls[0], credentials))
-        if config.ready_fd is not None:
-            with os.fdopen(config.ready_fd, "w") as ready:
-                ready.write(json.dumps({"listen": urls}) + "\n")
+        announce(config, urls, credentials.authority, next(iter(credentials.tokens)))
         await stop.wait()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -157,7 +153,7 @@ def _request(
 
 
 def _credentials(config: ApiServerConfig, sockets: list[socket.socket]) -> _Credentials:
-    tokens = read_tokens(config.token_file or _own_token(config.data.parent))
+    tokens = read_tokens(config.token_file or own_token(config.data.parent))
     if all(listener.family == socket.AF_UNIX for listener in sockets):
         return _Credentials(tokens, b"", None)
     if config.tls_cert and config.tls_key:
@@ -172,31 +168,40 @@ def _credentials(config: ApiServerConfig, sockets: list[socket.socket]) -> _Cred
     return _Credentials(tokens, made.authority.read_bytes(), context)
 
 
-def _own_token(directory: Path) -> Path:
+def own_token(directory: Path) -> Path:
     """The file with the server's own token; made if it is not there."""
     path = directory / "token"
     if not path.exists():
-        _write_private(path, secrets.token_urlsafe(24).encode() + b"\n")
+        write_private(path, secrets.token_urlsafe(24).encode() + b"\n")
     return path
 
 
-def _kubeconfig(url: str, credentials: _Credentials) -> bytes:
+def announce(config: ApiServerConfig, urls: list[str], authority: bytes, token: str) -> None:
+    """Write the kubeconfig for the first of `urls`, and say that the server can be used."""
+    if config.kubeconfig_out:
+        write_private(config.kubeconfig_out, _kubeconfig(urls[0], authority, token))
+    if config.ready_fd is not None:
+        with os.fdopen(config.ready_fd, "w") as ready:
+            ready.write(json.dumps({"listen": urls}) + "\n")
+
+
+def _kubeconfig(url: str, authority: bytes, token: str) -> bytes:
     """A kubeconfig for the first listener. JSON is YAML, and needs no library."""
     cluster = {"server": url}
-    if credentials.authority:
-        cluster["certificate-authority-data"] = base64.b64encode(credentials.authority).decode()
+    if authority:
+        cluster["certificate-authority-data"] = base64.b64encode(authority).decode()
     document = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "fimbria", "cluster": cluster}],
-        "users": [{"name": "admin", "user": {"token": next(iter(credentials.tokens))}}],
+        "users": [{"name": "admin", "user": {"token": token}}],
         "contexts": [{"name": "fimbria", "context": {"cluster": "fimbria", "user": "admin"}}],
         "current-context": "fimbria",
     }
     return json.dumps(document, indent=2).encode() + b"\n"
 
 
-def _write_private(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read, in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -100,10 +100,9 @@ class Lab:
 
     def _failure(self, reason: str) -> str:
         """A reason with the last lines of the log that explains it."""
-        node = reason.partition(":")[0]
-        log = self.paths.agent_log(node)
-        if not log.exists():
-            log = self.paths.log("supervisor")
+        name = reason.partition(":")[0]
+        logs = (self.paths.agent_log(name), self.paths.log(name), self.paths.log("supervisor"))
+        log = next((path for path in logs if path.exists()), logs[-1])
         try:
             last = log.read_text(errors="replace").splitlines()[-8:]
         except OSError:

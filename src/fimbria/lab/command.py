@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -54,6 +55,10 @@ def lab() -> None:
 @click.option("--host-routing", type=click.Choice(["bpf", "legacy"]), default="bpf",
               show_default=True, help="Past the kernel's stack, or through it.")  # fmt: skip
 @click.option("--config", multiple=True, metavar="KEY=VALUE", help="Agents' configuration.")
+@click.option("--kube-apiserver", type=click.Path(path_type=Path), metavar="PATH",
+              help="Use this kube-apiserver, not the embedded API server.")  # fmt: skip
+@click.option("--etcd", type=click.Path(path_type=Path), metavar="PATH",
+              help="The etcd for it. Default: beside it, or on PATH.")  # fmt: skip
 @click.option("-f", "--filename", "manifests", multiple=True, metavar="MANIFEST",
               help="File, folder or - to apply; waits until it is ready.")  # fmt: skip
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds until it must be ready.")
@@ -65,6 +70,8 @@ def up(
     ipv6: bool,
     host_routing: str,
     config: tuple[str, ...],
+    kube_apiserver: Path | None,
+    etcd: Path | None,
     manifests: tuple[str, ...],
     timeout: float,
 ) -> None:
@@ -78,7 +85,8 @@ def up(
         if not separator or not key:
             raise click.BadParameter(f"{word!r}: write KEY=VALUE", param_hint="--config")
         keys[key] = value
-    spec = LabSpec(name, nodes, routing, ipv6, host_routing, keys)
+    real = [str(path.absolute()) if path else "" for path in (kube_apiserver, etcd)]
+    spec = LabSpec(name, nodes, routing, ipv6, host_routing, keys, *real)
     began = time.monotonic()
     Lab.up(spec, manifests, timeout=timeout, progress=lambda text: click.echo(text, err=True))
     click.echo(f"lab {name} is up after {time.monotonic() - began:.1f} s", err=True)

@@ -50,7 +50,11 @@ async def announce(supervisor: Supervisor, caller: socket.socket) -> None:
         with contextlib.suppress(OSError):
             await loop.sock_sendall(caller, f"{text}\n".encode())
 
-    await kubelets.api_up.wait()
+    while not kubelets.api_up.is_set():
+        changed = supervisor.changed
+        if supervisor.daemons["apiserver"].ends >= GIVE_UP:
+            await say("failed apiserver: it does not stay up")
+        await changed.wait()
     await say("api")
     told: set[str] = set()
     while told != set(supervisor.nodes):

@@ -54,6 +54,7 @@ class Kubelets:
                 tasks.create_task(self._heartbeat(name))
             self._write_hosts()
             self.api_up.set()
+            self.lab.notify()
             tasks.create_task(self.cluster.run())
             while True:
                 await self._changed.wait()

@@ -25,7 +25,6 @@ BRIDGE = "br0"
 
 async def build(spec: LabSpec, paths: LabPaths, processes: Processes) -> dict[str, int]:
     """Make bridge and nodes; gives the nodes' network namespaces as descriptors."""
-    namespaces.loopback_up()
     spaces: dict[str, int] = {}
     bridge = [
         f"link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0",

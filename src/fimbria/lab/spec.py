@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +24,11 @@ class LabError(Exception):
 
 @dataclass(frozen=True)
 class LabSpec:
-    """The options of `lab up`. `config` is agent configuration, key to value."""
+    """The options of `lab up`. `config` is agent configuration, key to value.
+
+    `kube_apiserver` is the path of a kube-apiserver to use instead of the embedded server, `etcd`
+    that of its database ("": beside it, or on PATH).
+    """
 
     name: str = "default"
     nodes: int = 2
@@ -31,6 +36,8 @@ class LabSpec:
     ipv6: bool = False
     host_routing: str = "bpf"
     config: dict[str, str] = field(default_factory=dict[str, str])
+    kube_apiserver: str = ""
+    etcd: str = ""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -39,6 +46,13 @@ class LabSpec:
             )
         if not 1 <= self.nodes <= MAX_NODES:
             raise LabError(f"nodes: {self.nodes}: must be 1 to {MAX_NODES}")
+        if self.etcd and not self.kube_apiserver:
+            raise LabError("etcd: is for a kube-apiserver: name it too")
+        for name, path in (("kube-apiserver", self.kube_apiserver), ("etcd", self.etcd)):
+            if path and not (os.path.isfile(path) and os.access(path, os.X_OK)):
+                raise LabError(f"{name}: {path}: is no program that can be run")
+            if path and not os.path.isabs(path):
+                raise LabError(f"{name}: {path}: must be an absolute path")
 
     def node_names(self) -> list[str]:
         """node1, node2, …"""

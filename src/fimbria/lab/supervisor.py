@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 RESTART_MAX = 5.0
 GIVE_UP = 3
-"""Ends of an agent before it was ready once, after which `lab up` reports a failure."""
+"""Ends of an agent or API server before it was ready once, after which `lab up` reports a failure."""
 
 
 @dataclass
@@ -161,6 +161,7 @@ async def _guard(supervisor: Supervisor, caller: socket.socket) -> None:
 async def _work(supervisor: Supervisor, listener: int, caller: socket.socket) -> None:
     spec, paths, processes = supervisor.spec, supervisor.paths, supervisor.processes
     group = cgroups.create(spec.name)
+    namespaces.loopback_up()
     token = paths.token.read_text().partition(",")[0].strip()
     paths.agent_kubeconfig.write_text(_kubeconfig(paths, token))
     paths.agent_kubeconfig.chmod(0o600)
@@ -171,6 +172,7 @@ async def _work(supervisor: Supervisor, listener: int, caller: socket.socket) ->
                 *PYTHON, "apiserver", "--data", str(paths.directory / "api.db"),
                 "--listen", f"fd:{listener}", "--listen", f"unix:{paths.api_socket}",
                 "--token-file", str(paths.token), "--kubeconfig-out", str(paths.kubeconfig),
+                *_real_api(spec),
             ],
             Place(cgroup=_below(group, "apiserver")),
             open_log(paths.log("apiserver")),
@@ -195,6 +197,12 @@ async def _work(supervisor: Supervisor, listener: int, caller: socket.socket) ->
         tasks.create_task(control.serve(supervisor))
         tasks.create_task(supervisor.kubelets.run())
         tasks.create_task(control.announce(supervisor, caller))
+
+
+def _real_api(spec: LabSpec) -> list[str]:
+    """The options that make the API server a real one."""
+    options = (("--kube-apiserver", spec.kube_apiserver), ("--etcd", spec.etcd))
+    return [word for option in options if option[1] for word in option]
 
 
 def _operator(supervisor: Supervisor, tasks: asyncio.TaskGroup, group: Any) -> None:
