@@ -186,14 +186,19 @@ def _named(spec: Mapping[str, Any], kind: str) -> tuple[bool, bool]:
     """Return which directions an object that could not be read is about."""
     if kind == NETWORK_POLICY:
         types = _list(spec.get("policyTypes"))
-        if types:
+        if "Ingress" in types or "Egress" in types:
             return "Ingress" in types, "Egress" in types
-        return True, bool(spec.get("egress"))
+        return True, _says(spec, "egress")
     wanted = _mapping(spec.get("enableDefaultDeny"))
     return (
-        bool(spec.get("ingress") or spec.get("ingressDeny") or wanted.get("ingress")),
-        bool(spec.get("egress") or spec.get("egressDeny") or wanted.get("egress")),
+        _says(spec, "ingress") or _says(spec, "ingressDeny") or bool(wanted.get("ingress")),
+        _says(spec, "egress") or _says(spec, "egressDeny") or bool(wanted.get("egress")),
     )
+
+
+def _says(spec: Mapping[str, Any], section: str) -> bool:
+    """Return whether a section is there, be it of the wrong type; no rules say nothing."""
+    return spec.get(section) not in (None, [])
 
 
 def _closed_subject(spec: Mapping[str, Any], path: str, key: PolicyKey) -> Selector:
