@@ -33,13 +33,13 @@ const volatile __be32 cfg_router_ip4 = 0;
 const volatile struct addr cfg_router_ip6 = {};
 /* The kernel's CONFIG_HZ: jiffies per second. */
 const volatile __u32 cfg_hz = 250;
-/* Seconds that a connection lives after its last packet: TCP with nothing but SYN seen, */
+/* Seconds that a connection lives after its last packet: TCP of which only SYN was seen. */
 const volatile __u32 cfg_ct_syn = 60;
-/* established TCP, */
+/* The same for TCP of which anything but SYN was seen. */
 const volatile __u32 cfg_ct_tcp = 8000;
-/* every other protocol, */
+/* The same for every other protocol. */
 const volatile __u32 cfg_ct_any = 60;
-/* and TCP that both sides have closed. */
+/* The same for TCP that both sides have closed. */
 const volatile __u32 cfg_ct_close = 10;
 /* Seconds between two trace events of one direction of a connection. */
 const volatile __u32 cfg_trace_interval = 5;

@@ -77,6 +77,7 @@ PINNED(cilium_rule_stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct metrics_value
 /* agent (revision), kernel (events_lost) */
 PINNED(cilium_runtime_config, BPF_MAP_TYPE_ARRAY, __u32, struct runtime, 1);
 
+/* kernel: events for monitors, struct event each; the agent (or an observer) reads it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 8 << 20);
