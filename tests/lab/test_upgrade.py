@@ -74,6 +74,14 @@ def maps(lab: Lab) -> dict[str, int]:
     return found
 
 
+def kill(lab: Lab, node: str) -> None:
+    """Kill a node's agent; return when another one runs."""
+    pid = lab.node(node)["agent_pid"]
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+    replaced(lab, node, pid)
+
+
 @pytest.mark.root
 @pytest.mark.timeout(180)
 def test_upgrade_and_back_under_load(
@@ -95,9 +103,9 @@ def test_upgrade_and_back_under_load(
             before = links(lab)
             switch(current, objects)
             for node in NODES:
-                pid = lab.node(node)["agent_pid"]
-                os.kill(pid, signal.SIGKILL)
-                replaced(lab, node, pid)
+                kill(lab, node)
+            for node in NODES:
+                kill(lab, node)  # and the one that has just begun to replace the programs
             for node in NODES:
                 ready(lab, node)
             after = links(lab)
