@@ -49,11 +49,15 @@ class Housekeeper:
         """Go on until cancelled."""
         while True:
             try:
-                await self._namespaces()
-                await self._garbage()
+                await self.look()
             except (KubeError, KubeUnreachable) as error:
                 log.warning("housekeeping: %s", error)
             await asyncio.sleep(PERIOD)
+
+    async def look(self) -> None:
+        """Look at everything once. Raises KubeError and KubeUnreachable."""
+        await self._namespaces()
+        await self._garbage()
 
     async def _namespaces(self) -> None:
         accounts = (await self._client.list(ACCOUNTS)).items
@@ -77,7 +81,8 @@ class Housekeeper:
                     if "deletionTimestamp" not in one["metadata"]:
                         await self._delete(kind, one)
         if not left:
-            body: Document = space | {"spec": {"finalizers": []}}
+            header = {"apiVersion": "v1", "kind": "Namespace"}  # items of lists do not have them
+            body: Document = space | header | {"spec": {"finalizers": []}}
             await self._tolerate("PUT", f"{NAMESPACES.path(None, _name(space))}/finalize", body)
 
     async def _garbage(self) -> None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 PREFIX = "fimbria-lab-"
-KILL_TIMEOUT = 2.0
+KILL_TIMEOUT = 10.0
 
 
 def hierarchy() -> Path | None:

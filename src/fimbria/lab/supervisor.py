@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 RESTART_MAX = 5.0
 GIVE_UP = 3
-"""Ends of an agent or API server before it was ready once, after which `lab up` reports a failure."""
+"""Ends of an agent or of the API server before it was ready once, after which `lab up` fails."""
 
 
 @dataclass

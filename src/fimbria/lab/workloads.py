@@ -352,7 +352,8 @@ def _slice(service: Document, pods: list[Document], family: str) -> Document:
                     "targetRef": _reference(pod),
                 }
             )
-    ports = _ports(service, pods[0]) if pods else []
+    # A slice's port without a name has an empty one, unlike that of an Endpoints object.
+    ports: list[Document] = [{"name": ""} | p for p in _ports(service, pods[0])] if pods else []
     return {"addressType": family, "endpoints": found, "ports": ports}
 
 

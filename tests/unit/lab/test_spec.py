@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from fimbria.lab.spec import LabError, LabPaths, LabSpec
@@ -19,6 +21,19 @@ def test_bad_number_of_nodes() -> None:
     for nodes in (0, 65):
         with pytest.raises(LabError, match="nodes"):
             LabSpec(nodes=nodes)
+
+
+def test_a_real_api_server_needs_programs_that_run() -> None:
+    """kube-apiserver and etcd are absolute paths of programs; etcd alone makes no sense."""
+    for real, etcd, why in (
+        ("/etc/passwd", "", "no program"),
+        ("/", "", "no program"),
+        (sys.executable, "/none", "etcd: /none"),
+        ("", sys.executable, "is for a kube-apiserver"),
+    ):
+        with pytest.raises(LabError, match=why):
+            LabSpec(kube_apiserver=real, etcd=etcd)
+    assert LabSpec(kube_apiserver=sys.executable, etcd=sys.executable).etcd == sys.executable
 
 
 def test_survives_a_dump() -> None:
