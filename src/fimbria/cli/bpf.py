@@ -13,7 +13,7 @@ import click
 
 from fimbria.cli import maptext
 from fimbria.cli.errors import CliError
-from fimbria.cli.output import Format, Table, emit
+from fimbria.cli.output import Format, Table, emit, understood
 from fimbria.cli.target import Target, agent_command
 
 if TYPE_CHECKING:
@@ -179,9 +179,12 @@ def _names(
     client = target.client()
     used = {entry["rule"] for one in documents for entry in one["entries"]}
     try:
-        identities: list[dict[str, Any]] = client.get("/v1/identity")
-        labels = {one["id"]: list(map(str, one["labels"])) for one in identities}
-        rules = {rule: maptext.rule_name(client.get(f"/v1/rule/{rule}")) for rule in sorted(used)}
+        with understood():
+            identities: list[dict[str, Any]] = client.get("/v1/identity")
+            labels = {one["id"]: list(map(str, one["labels"])) for one in identities}
+            rules = {
+                rule: maptext.rule_name(client.get(f"/v1/rule/{rule}")) for rule in sorted(used)
+            }
     except CliError:
         return {}, {}
     return labels, rules

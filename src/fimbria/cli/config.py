@@ -8,7 +8,7 @@ from typing import Any, cast
 import click
 
 from fimbria.cli.errors import CliError
-from fimbria.cli.output import Format, Table, emit
+from fimbria.cli.output import Format, Table, emit, understood
 from fimbria.cli.target import Target, agent_command
 
 
@@ -24,6 +24,13 @@ def group() -> None:
 def get_config(target: Target, form: Format, key: str | None, changed: bool) -> None:
     """Show all configuration keys, or one KEY."""
     document: dict[str, dict[str, Any]] = target.client().get("/v1/config")
+    with understood():
+        document = chosen(document, key, changed)
+    emit(form, document, lambda: config_table(document))
+
+
+def chosen(document: dict[str, dict[str, Any]], key: str | None, changed: bool) -> dict[str, Any]:
+    """Return the part of the configuration that was asked for."""
     if key is not None:
         if key not in document:
             near = difflib.get_close_matches(key, document, n=1)
@@ -36,7 +43,7 @@ def get_config(target: Target, form: Format, key: str | None, changed: bool) -> 
             for name, one in document.items()
             if one.get("source") != "default" or one["requested"] != one["effective"]
         }
-    emit(form, document, lambda: config_table(document))
+    return document
 
 
 def config_table(document: dict[str, dict[str, Any]]) -> Table:

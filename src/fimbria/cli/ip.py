@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fimbria.cli.documents import rows
-from fimbria.cli.output import Format, Table, emit
+from fimbria.cli.output import Format, Table, emit, understood
 from fimbria.cli.target import Target, agent_command
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def list_addresses(target: Target, form: Format, numeric: bool) -> None:
     documents: list[dict[str, Any]] = client.get("/v1/ip")
     names: dict[int, str] = {}
     if form is Format.TABLE and not numeric:
-        names = reserved_names(client.get("/v1/identity"))
+        with understood():
+            names = reserved_names(client.get("/v1/identity"))
     emit(form, documents, lambda: address_table(documents, names))
 
 

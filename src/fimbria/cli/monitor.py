@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fimbria.cli import monitortext
-from fimbria.cli.output import Format, to_yaml
+from fimbria.cli.output import Format, to_yaml, understood
 from fimbria.cli.target import Target, agent_command
 
 if TYPE_CHECKING:
@@ -59,11 +59,12 @@ def command(
         for event in stream
         if monitortext.wanted(event, types, sources, destinations, related)
     )
-    if last is not None and not follow:
-        events = iter(deque(events, maxlen=last))
     try:
-        for event in events:
-            click.echo(render(event, form, verbose))
+        with understood():
+            if last is not None and not follow:
+                events = iter(deque(events, maxlen=last))
+            for event in events:
+                click.echo(render(event, form, verbose))
     except KeyboardInterrupt:
         return
 

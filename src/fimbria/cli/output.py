@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ import click
 from fimbria.cli.errors import CliError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
 GAP = "   "
 
@@ -58,25 +59,34 @@ class Table:
         return "\n".join(lines)
 
 
+@contextmanager
+def understood() -> Generator[None]:
+    """Read an agent's document inside: one that another version gave may lack what is read.
+
+    That is a `CliError` then.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CliError(
+            f"the agent's answer is not in the form expected ({what}): is it of another "
+            "version? `-o json` shows it as it came"
+        ) from error
+
+
 def emit(form: Format, document: object, table: Callable[[], Table | str]) -> None:
     """Print `document` as `form` asks; `table` is called for the table form only.
 
-    A document that `table` cannot read, as one of another version of the agent may be, is a
-    `CliError`.
+    A document that `table` cannot read is a `CliError`.
     """
     if form is Format.JSON:
         click.echo(json.dumps(document, indent=2))
     elif form is Format.YAML:
         click.echo(to_yaml(document), nl=False)
     else:
-        try:
+        with understood():
             shown = table()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise CliError(
-                f"the agent's answer is not in the form expected ({what}): is it of another "
-                "version? `-o json` shows it as it came"
-            ) from error
         if isinstance(shown, str):
             click.echo(shown, nl=bool(shown))
         elif sys.stdout.isatty():

@@ -11,7 +11,7 @@ import click
 from fimbria.cli.client import NoAnswer
 from fimbria.cli.documents import rows
 from fimbria.cli.errors import CliError
-from fimbria.cli.output import Format, Table, emit
+from fimbria.cli.output import Format, Table, emit, understood
 from fimbria.cli.target import Target, agent_command, format_option
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def list_selectors(target: Target, form: Format) -> None:
 def wait(target: Target, form: Format, revision: int | None, max_wait_time: float) -> None:
     """Wait until every endpoint of the node enforces REVISION (default: the newest)."""
     client = target.client()
-    wanted = client.get("/v1/policy")["revision"] if revision is None else revision
+    with understood():
+        wanted = client.get("/v1/policy")["revision"] if revision is None else revision
     try:
         document = client.wait("/v1/policy/wait", {"revision": wanted}, max_wait_time)
     except NoAnswer as error:
@@ -219,11 +220,12 @@ def _policies(target: Target, name: str | None) -> dict[str, Any]:
     if name is None:
         return document
     namespace, _, bare = name.rpartition("/")
-    found = [
-        one
-        for one in document["policies"]
-        if one["name"] == bare and (not namespace or one.get("namespace") == namespace)
-    ]
+    with understood():
+        found = [
+            one
+            for one in document["policies"]
+            if one["name"] == bare and (not namespace or one.get("namespace") == namespace)
+        ]
     if not found:
         raise CliError(f"there is no policy '{name}': see `fimbria policy list`")
     return {**document, "policies": found}

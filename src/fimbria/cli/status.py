@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fimbria.cli.documents import Document, rows
-from fimbria.cli.output import Format, Table, emit
+from fimbria.cli.output import Format, Table, emit, understood
 from fimbria.cli.target import Target, agent_command
 
 if TYPE_CHECKING:
@@ -29,13 +29,14 @@ WIDTH = 24
 def command(target: Target, form: Format, brief: bool, verbose: bool) -> None:
     """Show how the node's agent is, requested and effective modes side by side."""
     document: Document = target.client().get("/v1/healthz")
-    healthy = not problems(document)
+    with understood():
+        found = problems(document)
     if brief:
-        click.echo("OK" if healthy else "; ".join(problems(document)))
+        click.echo("; ".join(found) or "OK")
     else:
         controllers: list[Document] = target.client().get("/v1/controllers") if verbose else []
         emit(form, document, lambda: render(document, controllers))
-    if not healthy:
+    if found:
         raise SystemExit(1)
 
 

@@ -79,7 +79,11 @@ def read(paths: Iterable[str | Path]) -> list[Manifest]:
     manifests: list[Manifest] = []
     for path in paths:
         if str(path) == "-":
-            manifests += parse(sys.stdin.read(), "<stdin>")
+            try:
+                text = sys.stdin.read()
+            except UnicodeDecodeError as error:
+                raise ManifestError("<stdin>", 1, "", str(error)) from error
+            manifests += parse(text, "<stdin>")
             continue
         for file in _files(Path(path)):
             try:
