@@ -239,7 +239,8 @@ class Lifecycle:
         """Take up the endpoints that were there before us; return them.
 
         An endpoint whose device is gone (the pod, or the machine, was stopped meanwhile) is
-        forgotten; a device of ours that no endpoint has is removed.
+        forgotten; a device of ours that no endpoint has is removed, unless it may be one of an
+        endpoint whose state was damaged.
         """
         links = {link.name: link for link in self._node.net.links().values()}
         kept: list[EndpointFile] = []
@@ -253,8 +254,13 @@ class Lifecycle:
             self._endpoints.add(Endpoint(file, State.RESTORING))
             self._cluster.set_endpoint(file)
         names = {file.ifname for file in kept}
+        damaged = statefiles.lost_endpoints(self._state_dir)
         for name in links:
-            if _OUR_DEVICE.fullmatch(name) and name not in names:
+            if not _OUR_DEVICE.fullmatch(name) or name in names:
+                continue
+            if damaged:
+                log.error("device %s: kept, a malformed state file may be its; see above", name)
+            else:
                 log.info("device %s: left by an ADD that was not finished; removed", name)
                 self._node.net.link_delete(name)
         return kept

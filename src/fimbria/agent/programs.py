@@ -141,12 +141,17 @@ class Programs:
             detach(self.pins.links / f"{device}_{side}")
 
     def detach_others(self, wanted: list[Hook]) -> None:
-        """Detach links of another configuration, and forget those whose device is gone."""
+        """Detach links of another configuration, and forget those whose device is gone.
+
+        What a pod sends always meets a program: a device that no endpoint has any more (its state
+        was damaged) would otherwise send past policy, through the stack.
+        """
         for name in remove_stale(self.pins.links):
             log.info("link %s: its device is gone", name)
         keep = {hook.pin for hook in wanted}
         for entry in list(self.pins.links.iterdir()):
-            if entry.name not in keep:
+            from_pod = entry.name.startswith("lxc") and entry.name.endswith(f"_{Side.INGRESS}")
+            if entry.name not in keep and not from_pod:
                 log.info("link %s: no longer wanted", entry.name)
                 detach(entry)
 

@@ -2,8 +2,8 @@
 
 `<state dir>/<endpoint id>/endpoint.json` per endpoint, `<state dir>/node.json` for the node. A file
 is written beside its place, synced, renamed, and its folder synced: after a crash there is the old
-one or the new one. A file that cannot be read is named and moved aside (`*.malformed`), and the
-others are used.
+one or the new one. An endpoint's file has a copy, because a pod without it would lose its network.
+A file that cannot be read is named and moved aside (`*.malformed`), and the others are used.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 ENDPOINT_FILE = "endpoint.json"
 NODE_FILE = "node.json"
+COPY = ".copy"
 MALFORMED = ".malformed"
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,12 @@ def endpoint_path(state_dir: Path, endpoint_id: int) -> Path:
 
 def write_endpoint(state_dir: Path, endpoint: EndpointFile) -> None:
     """Remember an endpoint."""
-    write(endpoint_path(state_dir, endpoint.id), endpoint)
+    path = endpoint_path(state_dir, endpoint.id)
+    write(path, endpoint)
+    # Against damage, not against a crash: unsynced, which costs the ADD nothing.
+    copy = path.with_name(path.name + COPY)
+    copy.unlink(missing_ok=True)
+    copy.write_bytes(path.read_bytes())
 
 
 def remove_endpoint(state_dir: Path, endpoint_id: int) -> None:
@@ -122,24 +128,41 @@ def remove_endpoint(state_dir: Path, endpoint_id: int) -> None:
 
 
 def endpoints(state_dir: Path) -> Iterator[EndpointFile]:
-    """Yield the remembered endpoints by id; malformed ones are logged and moved aside."""
+    """Yield the remembered endpoints by id; malformed files are logged and moved aside."""
     folders = [f for f in state_dir.iterdir() if f.name.isdigit()] if state_dir.is_dir() else []
     for folder in sorted(folders, key=lambda f: int(f.name)):
         path = folder / ENDPOINT_FILE
         try:
-            endpoint = read(path, EndpointFile)
-            if endpoint.id != int(folder.name):
-                raise StateFileError(f"{path}: id is {endpoint.id}, its folder {folder.name}")
-            check_endpoint(endpoint, path)
+            yield _read_endpoint(path)
         except FileNotFoundError:
             # Left by a crash between making the folder and writing, or during removal.
-            shutil.rmtree(folder, ignore_errors=True)
+            if not path.with_name(path.name + MALFORMED).exists():
+                shutil.rmtree(folder, ignore_errors=True)
         except StateFileError as error:
             log.error("%s; moved aside to %s%s", error, path.name, MALFORMED)
             with contextlib.suppress(OSError):
                 path.rename(path.with_name(path.name + MALFORMED))
-        else:
-            yield endpoint
+            with contextlib.suppress(OSError, StateFileError):
+                endpoint = _read_endpoint(path.with_name(path.name + COPY))
+                log.warning("endpoint %d: its copy is used", endpoint.id)
+                write(path, endpoint)
+                yield endpoint
+
+
+def lost_endpoints(state_dir: Path) -> bool:
+    """Return whether an endpoint's file was malformed and so was its copy."""
+    return any(
+        not path.with_name(ENDPOINT_FILE).exists()
+        for path in state_dir.glob(f"*/{ENDPOINT_FILE}{MALFORMED}")
+    )
+
+
+def _read_endpoint(path: Path) -> EndpointFile:
+    endpoint = read(path, EndpointFile)
+    if str(endpoint.id) != path.parent.name:
+        raise StateFileError(f"{path}: id is {endpoint.id}, its folder {path.parent.name}")
+    check_endpoint(endpoint, path)
+    return endpoint
 
 
 def check_endpoint(endpoint: EndpointFile, path: Path) -> None:

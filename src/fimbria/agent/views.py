@@ -149,7 +149,15 @@ class Views:
         wanted = revision or cluster.revision
         if wanted > cluster.revision:
             # Not heard of yet: the watch that brings it is on its way.
-            await asyncio.wait_for(cluster.reached(wanted), 60)
+            try:
+                await asyncio.wait_for(cluster.reached(wanted), 60)
+            except TimeoutError as error:
+                raise ApiError(
+                    504,
+                    f"no revision {wanted} after 60 s: the newest is {cluster.revision}",
+                    "revision",
+                    "see fimbria policy list",
+                ) from error
         await self._agent.applier.flush()
 
     def maps(self) -> list[Document]:

@@ -249,20 +249,38 @@ def test_deletions_queued_while_the_agent_was_down(world: World) -> None:
     assert "junk.json" in world.log()
 
 
-def test_a_malformed_state_file_costs_one_endpoint(world: World) -> None:
-    """A state file that cannot be read is named and put aside; the others are restored."""
+def test_a_malformed_state_file_costs_nothing(world: World) -> None:
+    """A state file that cannot be read is named and put aside; its copy restores the endpoint.
+
+    With the copy damaged as well that endpoint is lost, closed, and no other; its device stays,
+    with our program on it, until the pod is deleted.
+    """
     for name in ("good", "bad"):
         assert world.cni("ADD", name, world.pod())[0] == 200
-    endpoints = {one["container-id"]: one["id"] for one in world.ask("GET", "/v1/endpoint")[1]}
-    world.kill()
-    path = world.dir / "state" / str(endpoints["bad"]) / "endpoint.json"
-    path.write_text('{"format": 1, "id"')
-    world.start()
-    names = [one["container-id"] for one in world.ask("GET", "/v1/endpoint")[1]]
-    assert "good" in names
-    assert "bad" not in names
+    endpoints = {one["container-id"]: one for one in world.ask("GET", "/v1/endpoint")[1]}
+    path = world.dir / "state" / str(endpoints["bad"]["id"]) / "endpoint.json"
+    device = endpoints["bad"]["networking"]["interface-name"]
+
+    def names_after_damage(*files: Path) -> set[str]:
+        world.kill()
+        for file in files:
+            file.write_text('{"format": 1, "id"')
+        world.start()
+        return {one["container-id"] for one in world.ask("GET", "/v1/endpoint")[1]}
+
+    assert names_after_damage(path) >= {"good", "bad"}
     assert str(path) in world.log()
     assert path.with_name("endpoint.json.malformed").exists()
+    names = names_after_damage(path, path.with_name("endpoint.json.copy"))
+    assert "good" in names
+    assert "bad" not in names
+    assert device in world.inside("ip", "-br", "link").stdout
+    assert (
+        f"{device}_ingress"
+        in world.inside("ls", str(world.dir / "bpf" / "fimbria" / "links")).stdout
+    )
+    assert world.cni("DEL", "bad")[0] == 200
+    assert device not in world.inside("ip", "-br", "link").stdout
 
 
 def test_a_second_agent_is_refused(world: World) -> None:

@@ -104,6 +104,36 @@ def test_malformed_files_are_named_and_put_aside(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_a_malformed_file_has_a_copy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """An endpoint whose file is damaged is restored from its copy, and the damage is named."""
+    statefiles.write_endpoint(tmp_path, endpoint())
+    path = statefiles.endpoint_path(tmp_path, 7)
+    path.write_bytes(MALFORMED[kind])
+    assert list(statefiles.endpoints(tmp_path)) == [endpoint()]
+    assert str(path) in caplog.text
+    assert not statefiles.lost_endpoints(tmp_path)
+    assert statefiles.read(path, EndpointFile) == endpoint()
+    caplog.clear()
+    assert list(statefiles.endpoints(tmp_path)) == [endpoint()]
+    assert not caplog.records
+
+
+def test_a_lost_endpoint_is_known_until_its_id_is_used_again(tmp_path: Path) -> None:
+    """Without file and copy, the damage stays visible: a device may belong to it."""
+    statefiles.write_endpoint(tmp_path, endpoint())
+    for path in (tmp_path / "7").iterdir():
+        path.write_bytes(b"{")
+    for _ in range(2):
+        assert list(statefiles.endpoints(tmp_path)) == []
+        assert statefiles.lost_endpoints(tmp_path)
+    statefiles.write_endpoint(tmp_path, endpoint(ipv4="10.0.0.99"))
+    assert not statefiles.lost_endpoints(tmp_path)
+    assert list(statefiles.endpoints(tmp_path)) == [endpoint(ipv4="10.0.0.99")]
+
+
 def test_a_folder_without_file_is_cleared(tmp_path: Path) -> None:
     """A crash between making the folder and writing the file leaves nothing to trip over."""
     (tmp_path / "9").mkdir()
