@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fimbria.agent import eventdoc
 from fimbria.agent.api import ApiError
+from fimbria.agent.apply import NotReady
 from fimbria.agent.mapview import describe
 from fimbria.agent.statusview import lines
 from fimbria.agent.tracing import Tracer
@@ -158,7 +159,12 @@ class Views:
                     "revision",
                     "see fimbria policy list",
                 ) from error
-        await self._agent.applier.flush()
+        try:
+            await self._agent.applier.flush()
+        except NotReady as error:
+            raise ApiError(
+                503, "the agent does not know the cluster yet", hint="see fimbria status"
+            ) from error
 
     def maps(self) -> list[Document]:
         """Return `GET /v1/map`."""
