@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fimbria.lab import cgroups
-from fimbria.lab.launch import is_up, launch, names, wait_gone
+from fimbria.lab.launch import is_up, launch, names, sweep, wait_gone
 from fimbria.lab.namespaces import hang_on_parent, setns
 from fimbria.lab.spec import LabError, LabPaths, LabSpec
 from fimbria.sources import files
@@ -113,6 +113,7 @@ class Lab:
         """End the lab; returns when nothing of it is left."""
         paths = self.paths
         if not is_up(paths):
+            sweep()
             known = f"; there are {', '.join(names())}" if names() else ""
             raise LabError(f"there is no lab {self.name!r}{known}")
         try:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fimbria.cni import install
 from fimbria.lab import cgroups, namespaces, network
+from fimbria.lab.janitor import clean
 from fimbria.lab.launch import KEEP, open_log
 from fimbria.lab.processes import PYTHON, Place, Processes
 
@@ -122,7 +123,14 @@ async def _run(supervisor: Supervisor, listener: int, caller: socket.socket, ali
     supervisor.processes.watch()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.end.set)
-    loop.add_reader(alive, supervisor.end.set)
+    orphaned = asyncio.Event()
+
+    def on_janitor_end() -> None:
+        orphaned.set()
+        supervisor.end.set()
+        loop.remove_reader(alive)
+
+    loop.add_reader(alive, on_janitor_end)
     caller.setblocking(False)
     work = asyncio.create_task(_work(supervisor, listener, caller))
     end = asyncio.create_task(supervisor.end.wait())
@@ -134,9 +142,23 @@ async def _run(supervisor: Supervisor, listener: int, caller: socket.socket, ali
             log.error("%s", _reason(error), exc_info=error)
             with contextlib.suppress(OSError):
                 caller.send(f"failed {_reason(error)}\n".encode())
+    if orphaned.is_set():
+        _clean(supervisor.paths)
     # Nothing is taken down in order: the end of PID 1 ends everything at once.
     logging.shutdown()
     os._exit(0)
+
+
+def _clean(paths: LabPaths) -> None:
+    """The janitor's last work, where it cannot do it: all processes, mounts, groups and files."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    with open("/proc/self/mountinfo") as file:
+        mounts = [line.split()[4] for line in file]
+    for mount in reversed(mounts):
+        if mount.startswith(f"{paths.directory}/"):
+            namespaces.unmount(mount)
+    clean(paths)
 
 
 def _reason(error: BaseException) -> str:
