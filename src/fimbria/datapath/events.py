@@ -39,6 +39,8 @@ RECORD: np.dtype[np.void] = np.dtype(
     }
 )
 
+_NONE: NDArray[np.void] = np.empty(0, RECORD["event"])
+
 
 class Decoded(NamedTuple):
     """Events that were whole, bytes consumed, and how many records were skipped as not ours."""
@@ -66,7 +68,7 @@ def decode(data: bytes | memoryview) -> Decoded:
             if not whole.all():
                 count = int(np.argmin(whole))
             if count:
-                found.append(records["event"][:count].copy().view(EVENT))
+                found.append(records["event"][:count].copy())
                 consumed += count * STRIDE
                 continue
         length = int.from_bytes(data[consumed : consumed + 4], "little")
@@ -75,8 +77,9 @@ def decode(data: bytes | memoryview) -> Decoded:
             break
         skipped += 1
         consumed += size
-    events = found[0] if len(found) == 1 else np.concatenate([*found, np.empty(0, EVENT)])
-    return Decoded(events, consumed, skipped)
+    # Joined while opaque: numpy would join structured records without their padding.
+    whole_ones = found[0] if len(found) == 1 else np.concatenate([*found, _NONE])
+    return Decoded(whole_ones.view(EVENT), consumed, skipped)
 
 
 def events(array: NDArray[np.void]) -> Iterator[Event]:

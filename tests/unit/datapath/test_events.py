@@ -67,6 +67,8 @@ def test_foreign_records_are_skipped() -> None:
     decoded = events.decode(data)
     assert decoded.events["time"].tolist() == [1, 2, 3]
     assert (decoded.skipped, decoded.consumed) == (3, len(data))
+    assert decoded.events.dtype == events.EVENT
+    assert [event.time for event in events.events(decoded.events)] == [1, 2, 3]
 
 
 def test_a_record_cut_short_waits() -> None:
@@ -95,6 +97,7 @@ pieces = st.one_of(st.builds(record, lengths, bodies), st.binary(max_size=200))
 
 
 @given(st.lists(pieces, max_size=8).map(b"".join), st.booleans())
+@example(event_record(1) + record(0, b"") + event_record(2), False)
 @example(struct.pack("<II", 0xFFFFFFFF & ~events.BUSY, 0) + bytes(64), False)
 @example(struct.pack("<II", events.DISCARD, 0) * 3, False)
 def test_any_bytes(data: bytes, view: bool) -> None:
