@@ -37,7 +37,8 @@ class Machine:
 
     def execute(self, op: Op) -> None:
         """Do one operation."""
-        self.bumped = isinstance(op, Bump)
+        if not isinstance(op, PolicyDelete):  # nothing refers to it: no verdict rests on it
+            self.bumped = isinstance(op, Bump)
         match op:
             case MapPut():
                 assert op.name != POLICY_REF

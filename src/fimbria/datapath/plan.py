@@ -5,7 +5,8 @@ two operations leaves maps that are right for what they are: no packet is judged
 and no reference leads nowhere. Planning again from what a crash left converges.
 
     policies ─► references ─► nodes ─► routes ─► ipcache ─► devices ─► endpoints      (put)
-    endpoints ─► devices ─► ipcache ─► routes ─► nodes ─► references ─► policies      (delete)
+    endpoints ─► devices ─► ipcache ─► routes ─► nodes ─► references                  (delete)
+    bump ─► policies that nothing refers to any more                                  (delete)
 
 The order of the two halves: references move to new policies first, so that an identity is permitted
 before the ipcache first names it.
@@ -98,7 +99,7 @@ def plan(actual: Desired, desired: Desired, *, bump: bool = False) -> list[Op]:
     reference to LOCKED counts as none, because that is what a removed endpoint is left with. A
     policy that must be rewritten needs a spare id; without one its endpoints are locked meanwhile.
 
-    `bump`: end with Bump even if nothing else changes. Whoever does not know that the last change
+    `bump`: have a Bump even if nothing else changes. Whoever does not know that the last change
     was followed by one must ask for it: a crash just before it leaves maps that are right and flows
     that were judged by the old ones.
     """
@@ -121,13 +122,18 @@ def plan(actual: Desired, desired: Desired, *, bump: bool = False) -> list[Op]:
     delta.routes_put = set(desired.routes - actual.routes)
     delta.routes_deleted = set(actual.routes - desired.routes)
     ops = [*_repair(actual, desired, broken), *_ordered(delta)]
-    return [*ops, Bump()] if ops or bump else []
+    return _finished(ops, delta, bump=bump)
 
 
 def plan_delta(delta: Delta) -> list[Op]:
     """Return a compiler's delta as operations, in order."""
-    ops = list(_ordered(delta))
-    return [*ops, Bump()] if ops else []
+    return _finished(list(_ordered(delta)), delta)
+
+
+def _finished(ops: list[Op], delta: Delta, *, bump: bool = False) -> list[Op]:
+    """Bump before policies go: each removal waits for the kernel, and live flows should not."""
+    bumps = [Bump()] if ops or bump else []
+    return [*ops, *bumps, *(PolicyDelete(number) for number in sorted(delta.unused))]
 
 
 def _ordered(delta: Delta) -> Iterator[Op]:
@@ -148,8 +154,6 @@ def _ordered(delta: Delta) -> Iterator[Op]:
     gone = {key: LOCKED for key, value in refs.items() if value is None}
     if gone:
         yield PolicyRefSet(gone)
-    for number in sorted(delta.unused):
-        yield PolicyDelete(number)
 
 
 def _repair(actual: Desired, desired: Desired, broken: set[int]) -> Iterator[Op]:

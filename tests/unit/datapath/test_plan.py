@@ -51,8 +51,8 @@ def test_order() -> None:
         RouteDelete(OLD),
         MapDelete(NODES, (b"old",)),
         PolicyRefSet({b"old": LOCKED}),
-        PolicyDelete(4),
         Bump(),
+        PolicyDelete(4),
     ]
 
 
