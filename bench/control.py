@@ -26,7 +26,7 @@ from fimbria.lab.client import Lab as Client
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-PODS, POLICIES, IDENTITIES, CHANGES = 110, 250, 250, 60
+PODS, POLICIES, IDENTITIES, CHANGES = 110, 250, 250, 200
 FULL_NODE = 200
 REMOTE = (5_000, 50_000)
 IDLE_SECONDS = 20.0
