@@ -81,9 +81,13 @@ class Node:
     def addresses(self) -> tuple[str, str]:
         """Return the node's own IPv4 and IPv6 address towards other nodes, "" for none.
 
-        Raises ConfigError if the devices that were asked for are not there.
+        They are those that the node was brought up with; before, the kernel is asked. Raises
+        ConfigError if the devices that were asked for are not there.
         """
-        _, direct, _ = node_devices.find(self.net, self.config)
+        if self.devices is not None:
+            direct = self.devices.direct
+        else:
+            _, direct, _ = node_devices.find(self.net, self.config)
         return direct.address(4), direct.address(6)
 
     def bring_up(self, pod_cidrs: Sequence[str], pods: Iterable[tuple[str, int]]) -> None:
