@@ -262,12 +262,13 @@ def fresh(registry: Registry, row: Resource) -> None:
 
 def try_patch(registry: Registry, row: Resource, form: str, patch: Any, *, status: bool) -> None:
     """Patch, then show the object in every form; only refusals may come out."""
-    fresh(registry, row)
-    namespace = "default" if row.namespaced else ""
     try:
         patch = msgspec.json.decode(json.dumps(patch))
     except msgspec.DecodeError:
         return
+    registry.store._staged.clear()  # whatever a case before this one left when it failed
+    fresh(registry, row)
+    namespace = "default" if row.namespaced else ""
     document = outcome(FORMS[form], registry.find(row, namespace, "x").decode(), patch)
     if isinstance(document, dict):
         code = refusal(registry.update, row, namespace, "x", document, status=status and row.status)
