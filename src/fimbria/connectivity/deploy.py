@@ -25,7 +25,7 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
     try:
         async with asyncio.timeout(TIMEOUT):
             # Agents and API servers have no common event to wait for.
-            while not await condition():  # noqa: ASYNC110
+            while not await condition():  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(INTERVAL)
     except TimeoutError as error:
         raise ConnectivityError(f"after {TIMEOUT:.0f} s still waiting for {what}") from error
