@@ -41,6 +41,19 @@ enum identity {
 };
 
 /*
+ * Identities that mean something on this node only carry their scope in the top byte: prefixes
+ * that policies name, and nodes by their labels. They never travel in a VNI.
+ */
+enum identity_scope {
+	ID_SCOPE_MASK = 0xff000000,
+	ID_SCOPE_CIDR = 0x01000000,
+	ID_SCOPE_NODE = 0x02000000,
+};
+
+/* Endpoint ids that are not a pod's (pods have 1 to 4095). */
+enum endpoint_ids { ENDPOINT_HOST = 4096 };
+
+/*
  * cilium_lxc: the node's own addresses. Layout as Cilium's, so that bpftool walkthroughs hold:
  * an IPv4 address stands in the first four bytes of ip, the other twelve are zero.
  */
@@ -105,6 +118,14 @@ struct ipcache_info {
 	__u8 flags; /* enum ipcache_flags */
 };
 
+/*
+ * cilium_cidr: LPM trie like cilium_ipcache's keys, prefix -> its identity. Asked only where
+ * policy-cidr-match-mode lets rules by CIDR match addresses of the cluster (cfg_cidr_*).
+ */
+struct cidr_info {
+	__u32 identity;
+};
+
 /* cilium_node_map: addresses of the cluster's nodes, in endpoint_key's address form. */
 struct node_key {
 	__u16 pad1;
@@ -124,6 +145,8 @@ struct node_info {
  *   cilium_policy_ref[lxc_id]     -> which policy an endpoint has
  *   cilium_policy_info[policy_id] -> what is enforced, and which key shapes exist
  *   cilium_policy[policy_id]      -> inner hash map of policy_key -> policy_entry
+ * Tiers (ClusterNetworkPolicy) are policies in a row: admin -> the ordinary ones -> baseline,
+ * linked by policy_info.next_id.
  * A policy id is filled before anything refers to it, and never changed while something does.
  * Policy id 0 is empty and enforces nothing; an endpoint without a policy yet must refer to
  * POLICY_ID_LOCKED, which enforces both directions and holds nothing.
@@ -135,11 +158,22 @@ struct policy_ref {
 	__u32 shadow_id; /* audit: judged beside the real one; 0 none */
 	__u32 revision;  /* agent's policy revision that this realises */
 	__u32 flags;     /* enum policy_ref_flags */
+	__u32 fallback_id; /* holds instead of policy_id once jiffies have passed `until` */
+	__u32 until;     /* jiffies, low 32 bits, compared by signed difference; 0: no fallback */
 };
 
 enum policy_ref_flags { POLICY_REF_F_AUDIT = 1 };
 
-enum policy_flags { POLICY_F_INGRESS = 1, POLICY_F_EGRESS = 2 };
+/*
+ * A direction that is not enforced goes to the next tier unseen. One that is enforced and OPEN
+ * does so on a miss; without OPEN a miss is a drop. Past the last tier everything is allowed.
+ */
+enum policy_flags {
+	POLICY_F_INGRESS = 1,
+	POLICY_F_EGRESS = 2,
+	POLICY_F_INGRESS_OPEN = 4,
+	POLICY_F_EGRESS_OPEN = 8,
+};
 
 /*
  * Shape s of a key: 0 any protocol and port; 1 one protocol, any port; 2..17 one protocol and
@@ -152,7 +186,7 @@ struct policy_info {
 	__u32 flags;         /* enum policy_flags */
 	__u32 peer_shapes[2]; /* [0] ingress, [1] egress: keys with a peer identity */
 	__u32 any_shapes[2];  /* the same for keys with identity 0 */
-	__u32 pad;
+	__u32 next_id;       /* the next tier's policy; 0 none */
 };
 
 struct policy_key {
@@ -162,14 +196,24 @@ struct policy_key {
 	__u8 shape;     /* enum policy_shape; | SHAPE_EGRESS for egress */
 };
 
-enum policy_entry_flags { POLICY_ENTRY_F_DENY = 1 };
+/* PASS: on to the next tier. An entry with a proxy port and without flags is a redirect. */
+enum policy_entry_flags { POLICY_ENTRY_F_DENY = 1, POLICY_ENTRY_F_PASS = 2 };
+
+/*
+ * Precedence of entries: of the hits of one tier the highest decides, then the longest shape, then
+ * the peer's side before the CIDR's before anyone's. Within one identity's keys no entry is left
+ * that a key of higher precedence covers, so that each side's first hit is its highest. Ordinary
+ * policies have the three below; in the other tiers rules count down from the first.
+ */
+enum policy_precedence { PRECEDENCE_ALLOW = 1, PRECEDENCE_REDIRECT = 2, PRECEDENCE_DENY = 3 };
 
 struct policy_entry {
 	__u32 rule_id; /* names the rule that made it; index of cilium_rule_stats */
 	__be16 proxy_port;
 	__u8 flags; /* enum policy_entry_flags */
 	__u8 auth_type;
-	__u32 pad[2];
+	__u32 precedence; /* enum policy_precedence, or a rank */
+	__u32 pad;
 };
 
 /* Rule ids that no policy object made. */
@@ -260,6 +304,9 @@ struct frag_ports {
 /* cilium_metrics: per-CPU array, index = reason | direction << 8. Reason 0: forwarded. */
 enum metrics_layout { METRICS_DIR_SHIFT = 8, METRICS_ENTRIES = 1024 };
 
+/* Reasons in cilium_metrics that are no drops: what a shadow policy would have done otherwise. */
+enum metrics_reason { METRIC_SHADOW_DENIED = 64, METRIC_SHADOW_ALLOWED = 65 };
+
 struct metrics_value {
 	__u64 count;
 	__u64 bytes;
@@ -299,6 +346,7 @@ enum event_flags {
 	EVENT_F_IPV6 = 1,
 	EVENT_F_AUDITED = 2,
 	EVENT_F_PORTS = 4, /* sport and dport are known */
+	EVENT_F_SHADOW = 8, /* the verdict of the shadow policy, where it differs from the real one */
 };
 
 enum policy_match {
@@ -383,6 +431,7 @@ enum drop_reason {
 	DROP_UNKNOWN_SENDER = 172,
 	DROP_FRAG_NOT_FOUND = 175,
 	DROP_FORBIDDEN_ICMP6 = 176,
+	DROP_NO_PROXY = 178, /* a layer 7 rule redirects to a proxy, and none listens */
 	DROP_POLICY_DENY = 181,
 	DROP_INVALID_VNI = 183,
 	DROP_TTL_EXCEEDED = 196,

@@ -23,6 +23,12 @@ const volatile __u8 cfg_endpoint_routes = 0;
 /* Monitor aggregation: 0 traces every packet, at both ends of its way through a program; 1 and 2
  * only where it leaves; 3 and 4 at most every five seconds and on new TCP flags. */
 const volatile __u8 cfg_trace = 3;
+/* policy-cidr-match-mode: 1 lets rules by CIDR match the nodes' addresses too. */
+const volatile __u8 cfg_cidr_nodes = 0;
+/* policy-cidr-match-mode: 1 lets rules by CIDR match pods' addresses too. */
+const volatile __u8 cfg_cidr_pods = 0;
+/* 1 if the host firewall (enable-host-firewall) judges the node's own traffic. */
+const volatile __u8 cfg_host_firewall = 0;
 /* UDP port of the overlay, host order. Pods may not send to it. */
 const volatile __u16 cfg_overlay_port = 8472;
 /* Interface index of cilium_vxlan. */

@@ -39,8 +39,18 @@ struct {
 /* agent: addresses of the cluster's nodes */
 PINNED(cilium_node_map, BPF_MAP_TYPE_HASH, struct node_key, struct node_info, 16384);
 
-/* agent: endpoint id -> policy id. Endpoint ids are below 4096. */
-PINNED(cilium_policy_ref, BPF_MAP_TYPE_ARRAY, __u32, struct policy_ref, 4096);
+/* agent: prefixes that policies name -> their identities, for policy-cidr-match-mode */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct ipcache_key);
+	__type(value, struct cidr_info);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, PIN_BY_NAME);
+} cilium_cidr SEC(".maps");
+
+/* agent: endpoint id -> policy id; the last one is ENDPOINT_HOST */
+PINNED(cilium_policy_ref, BPF_MAP_TYPE_ARRAY, __u32, struct policy_ref, ENDPOINT_HOST + 1);
 
 /* agent: policy id -> what is enforced */
 PINNED(cilium_policy_info, BPF_MAP_TYPE_ARRAY, __u32, struct policy_info, 4096);

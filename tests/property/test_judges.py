@@ -16,7 +16,7 @@ from fimbria.compile.ids import BUILT_IN, Ids, PolicyMap
 from fimbria.compile.node import Compiler
 from fimbria.datapath.abi import Direction, DropReason, RuleIds
 from fimbria.datapath.lookup import Hit, policy_lookup
-from fimbria.model.semantics import Reason, Verdict, verdict
+from fimbria.model.semantics import Question, Reason, Verdict, verdict
 from tests.property.strategies import Cluster, clusters
 
 if TYPE_CHECKING:
@@ -57,12 +57,9 @@ def judge_two(cluster: Cluster) -> tuple[Compiler, list[Case]]:
         )  # fmt: skip
         judged = verdict(
             policies,
-            cluster.subject(packet),
-            cluster.end(peer),
-            direction,
-            protocol,
-            port,
-            cluster.mode,
+            Question(
+                cluster.subject(packet), cluster.end(peer), direction, protocol, port, cluster.mode
+            ),
         )
         number = compiler.policies.policy_id(packet.subject)
         policy = content(compiler, number)

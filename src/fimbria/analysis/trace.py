@@ -16,7 +16,8 @@ from fimbria.compile.ids import BUILT_IN
 from fimbria.datapath.abi import Direction
 from fimbria.datapath.lookup import Hit, policy_lookup
 from fimbria.model.policy import Protocol
-from fimbria.model.semantics import End, Reason, Verdict, selecting, verdict
+from fimbria.model.selector import Selector
+from fimbria.model.semantics import End, Question, Reason, Verdict, selecting, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -132,9 +133,10 @@ def _judge(
     ):
         if not own.policed:
             continue
-        judged = verdict(
-            policies, own.end, other.end, direction, protocol, port, state.config.enforcement
+        asked = Question(
+            own.end, other.end, direction, protocol, port, state.config.enforcement, state.context()
         )
+        judged = verdict(policies, asked)
         hit = None
         if own.endpoint_id is not None and own.endpoint_id in state.local:
             number = compiler.policies.policy_id(own.endpoint_id)
@@ -190,7 +192,10 @@ def _rule(
     matched = False
     for path, group in groupby(rule.peers, key=lambda peer: peer.path):
         peers = list(group)
-        here = any(p.selector is None or p.selector.matches(other.end.labels) for p in peers)
+        here = any(
+            p.whom is None or (isinstance(p.whom, Selector) and p.whom.matches(other.end.labels))
+            for p in peers
+        )
         matched |= here
         yield f"{head} {_peer(policy, peers[0])} ({path})"
         yield f"      Labels [{_labels(other, ' ')}] {'found' if here else 'not found'}"
@@ -209,7 +214,7 @@ def _peer(policy: Policy, peer: Peer) -> str:
     written = policy_value(policy, peer.path)
     if isinstance(written, str):
         return f"entity {written}"
-    return "anyone" if peer.selector is None else f"labels {peer.selector}"
+    return "anyone" if peer.whom is None else f"labels {peer.whom}"
 
 
 def _labels(end: TraceEnd, separator: str) -> str:

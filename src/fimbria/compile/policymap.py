@@ -17,12 +17,12 @@ from fimbria.compile.ids import PolicyMap
 from fimbria.compile.ports import PORT_MASKS, any_suffix, named_suffixes, port_suffixes
 from fimbria.datapath import abi
 from fimbria.datapath.abi import Direction
+from fimbria.model.selector import Selector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
     from fimbria.model.policy import NamedPort, PortSpec, Rule, Spec
-    from fimbria.model.selector import Selector
     from fimbria.model.semantics import Enforcement
 
 Entries = dict[bytes, bytes]
@@ -62,8 +62,8 @@ class SpecEntries:
     @property
     def selectors(self) -> set[Selector]:
         """Return the selectors of its peers."""
-        found = {peer.selector for rule in self.spec.rules for peer in rule.peers}
-        return {selector for selector in found if selector is not None}
+        found = {peer.whom for rule in self.spec.rules for peer in rule.peers}
+        return {whom for whom in found if isinstance(whom, Selector)}
 
     def invalidate(self) -> None:
         """Note that whom its selectors select, or their named ports, has changed."""
@@ -95,9 +95,10 @@ class SpecEntries:
         """Return whom a rule names; None: anyone."""
         found: set[int] = set()
         for peer in rule.peers:
-            if peer.selector is None:
+            if peer.whom is None:
                 return None
-            found |= self._peers.select(peer.selector)
+            if isinstance(peer.whom, Selector):
+                found |= self._peers.select(peer.whom)
         return found
 
     def _keys(

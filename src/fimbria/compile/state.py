@@ -10,10 +10,11 @@ garbage collector.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fimbria.model.peers import CidrGroup, Context, Service, ServiceKey
 from fimbria.model.policy import NamedPort, Policy, PolicyKey
 from fimbria.model.semantics import Mode
 from fimbria.tables import Table
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
 
     from fimbria.model.labels import Labels
 
-__all__ = ["ClusterState", "LocalEndpoint", "NamedPort", "Node", "NodeConfig", "RemoteEndpoint"]
+__all__ = [
+    "ClusterState",
+    "LocalEndpoint",
+    "NamedPort",
+    "Node",
+    "NodeConfig",
+    "RemoteEndpoint",
+    "Trial",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,8 @@ class Node:
     """A node.
 
     `ipv4s`, `ipv6s`: its addresses on the underlay; `routers`: those on cilium_host; `tunnel_ip`:
-    IPv4 address where tunnels to it end; `pod_cidrs`: "10.0.1.0/24", "fd00:1::/64".
+    IPv4 address where tunnels to it end; `pod_cidrs`: "10.0.1.0/24", "fd00:1::/64". `labels`: the
+    Kubernetes Node's, with source "node", sorted.
     """
 
     name: str
@@ -71,6 +81,7 @@ class Node:
     pod_cidrs: tuple[str, ...] = ()
     tunnel_ip: bytes | None = None
     routers: tuple[bytes, ...] = ()
+    labels: Labels = ()
 
     @property
     def addresses(self) -> Iterator[bytes]:
@@ -83,7 +94,9 @@ class NodeConfig:
     """Settings that map contents depend on; fixed for a compiler's life.
 
     `endpoint_routes`: the kernel routes to each pod's device; `direct_routes`: without a tunnel,
-    routes to other nodes' pods by way of their nodes.
+    routes to other nodes' pods by way of their nodes. `cidr_match`: policy-cidr-match-mode, any of
+    "nodes", "pods". `node_labels`: enable-node-selector-labels. `host_firewall`:
+    enable-host-firewall; without it no policy is about the node.
     """
 
     tunnel: bool = True
@@ -94,6 +107,9 @@ class NodeConfig:
     endpoint_routes: bool = False
     direct_routes: bool = True
     kube_apiserver: frozenset[bytes] = frozenset()
+    cidr_match: frozenset[str] = frozenset()
+    node_labels: bool = False
+    host_firewall: bool = False
 
 
 def _table_of_locals() -> Table[int, LocalEndpoint]:
@@ -112,8 +128,31 @@ def _table_of_nodes() -> Table[str, Node]:
     return Table()
 
 
+def _table_of_groups() -> Table[str, CidrGroup]:
+    return Table()
+
+
+def _table_of_services() -> Table[ServiceKey, Service]:
+    return Table()
+
+
+def _table_of_trials() -> Table[PolicyKey, Trial]:
+    return Table()
+
+
 def _table_of_policies() -> Table[PolicyKey, Policy]:
     return Table()
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A policy that holds instead of the one of its name until jiffies (low 32 bits) pass `until`.
+
+    `policy` None: meanwhile there is none. The kernel goes back by itself (struct policy_ref).
+    """
+
+    policy: Policy | None
+    until: int
 
 
 @dataclass(slots=True)
@@ -121,8 +160,9 @@ class ClusterState:
     """Everything the node knows. Reserved identities need not be in `identities`.
 
     `local` is by endpoint id, `identities` by number (labels sorted), `remote` by address, `nodes`
-    by name; `self_name` names this node. Change rows by `put` and `delete`; the compiler that was
-    given the state takes the dirty keys.
+    by name, `groups` (CiliumCIDRGroup) by name, `services` by namespace and name, `trials` by the
+    policy's key; `self_name` names this node. Change rows by `put` and `delete`; the
+    compiler that was given the state takes the dirty keys.
     """
 
     self_name: str
@@ -132,9 +172,17 @@ class ClusterState:
     remote: Table[bytes, RemoteEndpoint] = field(default_factory=_table_of_remotes)
     nodes: Table[str, Node] = field(default_factory=_table_of_nodes)
     policies: Table[PolicyKey, Policy] = field(default_factory=_table_of_policies)
+    groups: Table[str, CidrGroup] = field(default_factory=_table_of_groups)
+    services: Table[ServiceKey, Service] = field(default_factory=_table_of_services)
+    trials: Table[PolicyKey, Trial] = field(default_factory=_table_of_trials)
 
-    def tables(self) -> tuple[Table[int, LocalEndpoint], Table[int, Labels],
-                              Table[bytes, RemoteEndpoint], Table[str, Node],
-                              Table[PolicyKey, Policy]]:  # fmt: skip
+    def tables(self) -> tuple[Table[Any, Any], ...]:
         """Return all tables."""
-        return self.local, self.identities, self.remote, self.nodes, self.policies
+        return (
+            self.local, self.identities, self.remote, self.nodes, self.policies,
+            self.groups, self.services, self.trials,
+        )  # fmt: skip
+
+    def context(self) -> Context:
+        """Return what peers of rules refer to, as it is now."""
+        return Context(dict(self.groups.items()), dict(self.services.items()))

@@ -68,6 +68,21 @@ class Identity(IntEnum):
     WORLD_IPV6 = 10
 
 
+class IdentityScope(IntEnum):
+    """Identities that mean something on this node only carry their scope in the top byte:
+    prefixes that policies name, and nodes by their labels. They never travel in a VNI."""
+
+    MASK = 4278190080
+    CIDR = 16777216
+    NODE = 33554432
+
+
+class EndpointIds(IntEnum):
+    """Endpoint ids that are not a pod's (pods have 1 to 4095)."""
+
+    HOST = 4096
+
+
 class EndpointFlags(IntFlag):
     """enum endpoint_flags."""
 
@@ -84,10 +99,11 @@ class PolicyIds(IntEnum):
     """Policy in three steps, so that a switch is one write and equal policies are one map:
     cilium_policy_ref[lxc_id] -> which policy an endpoint has cilium_policy_info[policy_id] ->
     what is enforced, and which key shapes exist cilium_policy[policy_id] -> inner hash map of
-    policy_key -> policy_entry A policy id is filled before anything refers to it, and never
-    changed while something does. Policy id 0 is empty and enforces nothing; an endpoint without
-    a policy yet must refer to POLICY_ID_LOCKED, which enforces both directions and holds
-    nothing."""
+    policy_key -> policy_entry Tiers (ClusterNetworkPolicy) are policies in a row: admin -> the
+    ordinary ones -> baseline, linked by policy_info.next_id. A policy id is filled before
+    anything refers to it, and never changed while something does. Policy id 0 is empty and
+    enforces nothing; an endpoint without a policy yet must refer to POLICY_ID_LOCKED, which
+    enforces both directions and holds nothing."""
 
     NONE = 0
     LOCKED = 1
@@ -100,10 +116,14 @@ class PolicyRefFlags(IntFlag):
 
 
 class PolicyFlags(IntFlag):
-    """enum policy_flags."""
+    """A direction that is not enforced goes to the next tier unseen. One that is enforced and
+    OPEN does so on a miss; without OPEN a miss is a drop. Past the last tier everything is
+    allowed."""
 
     INGRESS = 0x1
     EGRESS = 0x2
+    INGRESS_OPEN = 0x4
+    EGRESS_OPEN = 0x8
 
 
 class PolicyShape(IntEnum):
@@ -118,9 +138,22 @@ class PolicyShape(IntEnum):
 
 
 class PolicyEntryFlags(IntFlag):
-    """enum policy_entry_flags."""
+    """PASS: on to the next tier. An entry with a proxy port and without flags is a redirect."""
 
     DENY = 0x1
+    PASS = 0x2
+
+
+class PolicyPrecedence(IntEnum):
+    """Precedence of entries: of the hits of one tier the highest decides, then the longest
+    shape, then the peer's side before the CIDR's before anyone's. Within one identity's keys no
+    entry is left that a key of higher precedence covers, so that each side's first hit is its
+    highest. Ordinary policies have the three below; in the other tiers rules count down from
+    the first."""
+
+    ALLOW = 1
+    REDIRECT = 2
+    DENY = 3
 
 
 class RuleIds(IntEnum):
@@ -161,6 +194,14 @@ class MetricsLayout(IntEnum):
 
     DIR_SHIFT = 8
     ENTRIES = 1024
+
+
+class MetricsReason(IntEnum):
+    """Reasons in cilium_metrics that are no drops: what a shadow policy would have done
+    otherwise."""
+
+    DENIED = 64
+    ALLOWED = 65
 
 
 class RuleStatsLayout(IntEnum):
@@ -211,6 +252,7 @@ class EventFlags(IntFlag):
     IPV6 = 0x1
     AUDITED = 0x2
     PORTS = 0x4
+    SHADOW = 0x8
 
 
 class PolicyMatch(IntEnum):
@@ -274,6 +316,7 @@ class DropReason(IntEnum):
     UNKNOWN_SENDER = 172
     FRAG_NOT_FOUND = 175
     FORBIDDEN_ICMP6 = 176
+    NO_PROXY = 178
     POLICY_DENY = 181
     INVALID_VNI = 183
     TTL_EXCEEDED = 196
@@ -488,6 +531,35 @@ DTYPES["IpcacheInfo"] = {
 }
 
 
+class CidrInfo(NamedTuple):
+    """cilium_cidr: LPM trie like cilium_ipcache's keys, prefix -> its identity. Asked only
+    where policy-cidr-match-mode lets rules by CIDR match addresses of the cluster
+    (cfg_cidr_*)."""
+
+    identity: int = 0
+
+    def pack(self) -> bytes:
+        """The 4 bytes of struct cidr_info."""
+        return _CIDR_INFO.pack(self.identity)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        """From the 4 bytes of struct cidr_info."""
+        t = _CIDR_INFO.unpack(_whole("CidrInfo", data, 4))
+        return cls(t[0])
+
+    SIZE = 4
+
+
+_CIDR_INFO = Struct("<I")
+DTYPES["CidrInfo"] = {
+    "names": ["identity"],
+    "formats": ["<u4"],
+    "offsets": [0],
+    "itemsize": 4,
+}
+
+
 class NodeKey(NamedTuple):
     """cilium_node_map: addresses of the cluster's nodes, in endpoint_key's address form."""
 
@@ -551,26 +623,30 @@ class PolicyRef(NamedTuple):
     shadow_id: int = 0
     revision: int = 0
     flags: int = 0
+    fallback_id: int = 0
+    until: int = 0
 
     def pack(self) -> bytes:
-        """The 16 bytes of struct policy_ref."""
-        return _POLICY_REF.pack(self.policy_id, self.shadow_id, self.revision, self.flags)
+        """The 24 bytes of struct policy_ref."""
+        return _POLICY_REF.pack(
+            self.policy_id, self.shadow_id, self.revision, self.flags, self.fallback_id, self.until
+        )
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
-        """From the 16 bytes of struct policy_ref."""
-        t = _POLICY_REF.unpack(_whole("PolicyRef", data, 16))
-        return cls(t[0], t[1], t[2], t[3])
+        """From the 24 bytes of struct policy_ref."""
+        t = _POLICY_REF.unpack(_whole("PolicyRef", data, 24))
+        return cls(t[0], t[1], t[2], t[3], t[4], t[5])
 
-    SIZE = 16
+    SIZE = 24
 
 
-_POLICY_REF = Struct("<IIII")
+_POLICY_REF = Struct("<IIIIII")
 DTYPES["PolicyRef"] = {
-    "names": ["policy_id", "shadow_id", "revision", "flags"],
-    "formats": ["<u4", "<u4", "<u4", "<u4"],
-    "offsets": [0, 4, 8, 12],
-    "itemsize": 16,
+    "names": ["policy_id", "shadow_id", "revision", "flags", "fallback_id", "until"],
+    "formats": ["<u4", "<u4", "<u4", "<u4", "<u4", "<u4"],
+    "offsets": [0, 4, 8, 12, 16, 20],
+    "itemsize": 24,
 }
 
 
@@ -580,25 +656,26 @@ class PolicyInfo(NamedTuple):
     flags: int = 0
     peer_shapes: tuple[int, int] = (0, 0)
     any_shapes: tuple[int, int] = (0, 0)
+    next_id: int = 0
 
     def pack(self) -> bytes:
         """The 24 bytes of struct policy_info."""
-        return _POLICY_INFO.pack(self.flags, *self.peer_shapes, *self.any_shapes)
+        return _POLICY_INFO.pack(self.flags, *self.peer_shapes, *self.any_shapes, self.next_id)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From the 24 bytes of struct policy_info."""
         t = _POLICY_INFO.unpack(_whole("PolicyInfo", data, 24))
-        return cls(t[0], (t[1], t[2]), (t[3], t[4]))
+        return cls(t[0], (t[1], t[2]), (t[3], t[4]), t[5])
 
     SIZE = 24
 
 
-_POLICY_INFO = Struct("<IIIII4x")
+_POLICY_INFO = Struct("<IIIIII")
 DTYPES["PolicyInfo"] = {
-    "names": ["flags", "peer_shapes", "any_shapes"],
-    "formats": ["<u4", ("<u4", (2,)), ("<u4", (2,))],
-    "offsets": [0, 4, 12],
+    "names": ["flags", "peer_shapes", "any_shapes", "next_id"],
+    "formats": ["<u4", ("<u4", (2,)), ("<u4", (2,)), "<u4"],
+    "offsets": [0, 4, 12, 20],
     "itemsize": 24,
 }
 
@@ -640,25 +717,28 @@ class PolicyEntry(NamedTuple):
     proxy_port: int = 0
     flags: int = 0
     auth_type: int = 0
+    precedence: int = 0
 
     def pack(self) -> bytes:
         """The 16 bytes of struct policy_entry."""
-        return _POLICY_ENTRY.pack(self.rule_id, _be(self.proxy_port, 2), self.flags, self.auth_type)
+        return _POLICY_ENTRY.pack(
+            self.rule_id, _be(self.proxy_port, 2), self.flags, self.auth_type, self.precedence
+        )
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From the 16 bytes of struct policy_entry."""
         t = _POLICY_ENTRY.unpack(_whole("PolicyEntry", data, 16))
-        return cls(t[0], int.from_bytes(t[1], "big"), t[2], t[3])
+        return cls(t[0], int.from_bytes(t[1], "big"), t[2], t[3], t[4])
 
     SIZE = 16
 
 
-_POLICY_ENTRY = Struct("<I2sBB8x")
+_POLICY_ENTRY = Struct("<I2sBBI4x")
 DTYPES["PolicyEntry"] = {
-    "names": ["rule_id", "proxy_port", "flags", "auth_type"],
-    "formats": ["<u4", ">u2", "<u1", "<u1"],
-    "offsets": [0, 4, 6, 7],
+    "names": ["rule_id", "proxy_port", "flags", "auth_type", "precedence"],
+    "formats": ["<u4", ">u2", "<u1", "<u1", "<u4"],
+    "offsets": [0, 4, 6, 7, 8],
     "itemsize": 16,
 }
 
@@ -1177,6 +1257,8 @@ FINGERPRINTS: Final[dict[str, str]] = {
     "enum family": "5a24d4e87ef5dd21",
     "enum direction": "5794be29273bdb40",
     "enum identity": "e3ccb6ef6280b73e",
+    "enum identity_scope": "694983ea16507790",
+    "enum endpoint_ids": "3385ecacd15b6646",
     "struct endpoint_key": "1b80f35822d3f540",
     "enum endpoint_flags": "15aebe3854f75594",
     "struct endpoint_info": "b7ae8557f14344a0",
@@ -1185,17 +1267,19 @@ FINGERPRINTS: Final[dict[str, str]] = {
     "struct ipcache_key": "f5c69fa22dd746af",
     "enum ipcache_flags": "ff24e79c3a21c765",
     "struct ipcache_info": "7ff1c036f6d939ab",
+    "struct cidr_info": "22ad9818af1002dd",
     "struct node_key": "75cdb8f66077b3c5",
     "struct node_info": "6abac5e437cdb919",
     "enum policy_ids": "e86145265e47549a",
-    "struct policy_ref": "35771c984581522d",
+    "struct policy_ref": "c1ea1ae7fb883459",
     "enum policy_ref_flags": "842fbbcd9c0cef17",
-    "enum policy_flags": "fad9cc673cc331ad",
+    "enum policy_flags": "ef4bd8fe9741177e",
     "enum policy_shape": "d8b40bee1f9b393e",
-    "struct policy_info": "a08c1d0027655b0d",
+    "struct policy_info": "662f0d91eb19fbf8",
     "struct policy_key": "f8acad307ad539ba",
-    "enum policy_entry_flags": "22a58ea792196f4c",
-    "struct policy_entry": "ff91893c7f774783",
+    "enum policy_entry_flags": "0c948779fc0317de",
+    "enum policy_precedence": "0aa8cc1a0d303717",
+    "struct policy_entry": "9c52ea413de358db",
     "enum rule_ids": "c994fb1ad236781d",
     "struct ct_key": "fe84c810621ac118",
     "enum ct_flags": "9d01448b75d3abe9",
@@ -1205,18 +1289,19 @@ FINGERPRINTS: Final[dict[str, str]] = {
     "struct frag_key": "1ce67ee6ec22e3d5",
     "struct frag_ports": "65b435e034286fbc",
     "enum metrics_layout": "bebd53aeb673903e",
+    "enum metrics_reason": "3f3bf02953d30eea",
     "struct metrics_value": "7ca4afb9dc58eea0",
     "enum rule_stats_layout": "1c5afb0e087472cb",
     "struct runtime": "fd92eb2f4c32711e",
     "enum event_type": "3f393bcfa9ee33cb",
     "enum trace_point": "95b7e82959b5d4b3",
     "enum ct_state": "fb452e3438736e03",
-    "enum event_flags": "0c4d8cde80202405",
+    "enum event_flags": "250572d837c6478f",
     "enum policy_match": "1732e3b55f623bca",
     "struct event": "13e1488d31da7260",
     "enum source_file": "5201af27a4a3236b",
-    "enum drop_reason": "d66d6a9f8f27959e",
+    "enum drop_reason": "bc9c98c56eaeaece",
 }
 
 #: Fingerprint of all of them.
-FINGERPRINT: Final = "4e747f1a3b070ae9"
+FINGERPRINT: Final = "8f0f3ca8824d12c6"

@@ -29,6 +29,7 @@ REASONS = {
     172: "Unknown sender",
     175: "First logical datagram fragment not found",
     176: "Forbidden ICMPv6 message",
+    178: "Socket lookup failed",
     181: "Policy denied by denylist",
     183: "Invalid VNI",
     196: "TTL exceeded",

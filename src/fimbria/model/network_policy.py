@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fimbria.datapath.abi import Direction
 from fimbria.model import select_parse
 from fimbria.model.fields import UNSUPPORTED, Fields, word
-from fimbria.model.policy import Peer, PolicyError, Rule, Spec
+from fimbria.model.policy import Action, Peer, PolicyError, Rule, Spec
 from fimbria.model.ports import kubernetes_port
 from fimbria.model.selector import Selector, equals, exists, selector
 
@@ -59,7 +59,7 @@ def _rule(value: Any, path: str, direction: Direction, namespace: str) -> Rule:
     peers = fields.each(name, lambda v, p: _peer(v, p, namespace))
     ports = fields.each("ports", kubernetes_port) or ()
     fields.done()
-    return Rule(path, direction, False, peers or (Peer(path, None),), ports)
+    return Rule(path, direction, Action.ALLOW, peers or (Peer(path, None),), ports)
 
 
 def _peer(value: Any, path: str, namespace: str) -> Peer:

@@ -3,14 +3,16 @@
     Policy ── Spec (whom it is about) ── Rule (direction, allow or deny) ── Peer, PortSpec
 
 Every part remembers the path of the field that it came from, so that a verdict can be traced to it.
-The language is the one of NetworkPolicy, CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy;
-what this version does not enforce is not represented: such an object carries a refusal instead.
+The language is the one of NetworkPolicy, ClusterNetworkPolicy, CiliumNetworkPolicy and
+CiliumClusterwideNetworkPolicy. What this version does not enforce at all is not represented: such
+an object carries a refusal instead. What it knows but cannot do yet (layer 7, toFQDNs) is
+represented, denied by the datapath, and named in `Policy.pending`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fimbria.datapath.abi import Direction
@@ -18,6 +20,7 @@ from fimbria.datapath.abi import Direction
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fimbria.model.peers import Whom
     from fimbria.model.selector import Selector
 
 DIRECTIONS = (Direction.INGRESS, Direction.EGRESS)
@@ -34,6 +37,9 @@ class Protocol(IntEnum):
 
 
 ICMP, TCP, UDP, ICMPV6, SCTP = Protocol
+
+AUDIT_ANNOTATION = "fimbria.io/policy-audit-mode"
+"""Set to "true" on a policy of any kind, it is judged and reported, and not enforced."""
 
 NamedPort = tuple[str, int, int]
 """A port that a pod names: name, protocol number, port number."""
@@ -66,13 +72,15 @@ class PortSpec:
 
     `protocols` are IP protocol numbers, empty for every protocol. `ports` is (first, last), both
     included, None for all of the protocol; for ICMP it is the type. `name` is resolved at the pod
-    that receives.
+    that receives. `parser` names the proxy that the traffic is redirected to ("http", "kafka",
+    "dns", "tls", an l7proto, "listener:…"), "" for none.
     """
 
     path: str
     protocols: tuple[int, ...] = ()
     ports: tuple[int, int] | None = None
     name: str = ""
+    parser: str = ""
 
     def matches(self, protocol: int, port: int, named: frozenset[NamedPort]) -> bool:
         """Return whether a packet's protocol and destination port are meant.
@@ -90,10 +98,26 @@ class PortSpec:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other end of a rule: `selector` over identities' labels, None for anyone at all."""
+    """The other end of a rule (`model.peers`); None for anyone at all."""
 
     path: str
-    selector: Selector | None
+    whom: Whom | None
+
+
+class Action(StrEnum):
+    """What a rule does with what it matches. PASS (ClusterNetworkPolicy): on to the next tier."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    PASS = "pass"
+
+
+class Tier(IntEnum):
+    """In which order policies are asked: the first tier that decides, decides."""
+
+    ADMIN = 0
+    NORMAL = 1
+    BASELINE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +126,14 @@ class Rule:
 
     path: str
     direction: Direction
-    deny: bool
+    action: Action
     peers: tuple[Peer, ...]
     ports: tuple[PortSpec, ...] = ()
+
+    @property
+    def deny(self) -> bool:
+        """Return whether it denies."""
+        return self.action is Action.DENY
 
     @property
     def parts(self) -> tuple[PortSpec, ...]:
@@ -117,7 +146,8 @@ class Spec:
     """Whom a policy is about and what it says about them.
 
     `ingress` and `egress`: None if nothing is said about that direction, True if what is not
-    allowed is denied, False if the rest stays open.
+    allowed is denied, False if the rest stays open. In the tiers beside NORMAL it is False or None.
+    `host`: it is about nodes, and `subject` selects them by their labels (source "node").
     """
 
     path: str
@@ -125,6 +155,7 @@ class Spec:
     ingress: bool | None
     egress: bool | None
     rules: tuple[Rule, ...] = ()
+    host: bool = False
 
     def default_deny(self, direction: Direction) -> bool | None:
         """Return `ingress` or `egress`."""
@@ -141,6 +172,14 @@ class Policy:
     """Field path and reason, if the object cannot be enforced."""
     document: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
     """The object as it was read; what explanations quote."""
+    tier: Tier = Tier.NORMAL
+    """NORMAL for every refused object, so that it closes."""
+    priority: int = 0
+    """Among the policies of a tier other than NORMAL: the lowest is asked first."""
+    audit: bool = False
+    """Judged in the shadow policy only (annotation AUDIT_ANNOTATION)."""
+    pending: tuple[tuple[str, str], ...] = ()
+    """(path, reason) of what is known but not enforced yet; its traffic is denied meanwhile."""
 
     @property
     def rules(self) -> int:

@@ -15,7 +15,16 @@ from fimbria.model import select_parse
 from fimbria.model.entities import NAMES, entity
 from fimbria.model.fields import UNSUPPORTED, Fields, word
 from fimbria.model.network_policy import network_specs
-from fimbria.model.policy import DIRECTIONS, Peer, Policy, PolicyError, PolicyKey, Rule, Spec
+from fimbria.model.policy import (
+    DIRECTIONS,
+    Action,
+    Peer,
+    Policy,
+    PolicyError,
+    PolicyKey,
+    Rule,
+    Spec,
+)
 from fimbria.model.ports import cilium_ports
 from fimbria.model.selector import EVERYTHING, Selector
 
@@ -156,7 +165,7 @@ def _rule(
         peers = tuple(peer for group in entities for peer in group)
     elif ports:
         peers = (Peer(path, None),)
-    return Rule(path, direction, deny, peers, ports)
+    return Rule(path, direction, Action.DENY if deny else Action.ALLOW, peers, ports)
 
 
 def _entity(value: Any, path: str, cluster: str) -> tuple[Peer, ...]:

@@ -3,10 +3,18 @@
 Nothing in here is fast or clever. The compiled maps (`datapath.lookup`) and the C in the kernel
 must say the same.
 
-Order of decision, per direction: the enforcement mode may switch policy off; an object that was
-refused closes its subjects; a rule that denies beats every rule that allows; what no rule allows is
-denied if a policy with default deny selects the endpoint. The node itself may always reach its pods
-unless a rule denies it.
+Order of decision, per direction:
+
+1. enable-policy "never" switches everything off.
+2. The admin tier: of the rules that match, the first one (lowest priority, then object, then place)
+   accepts, denies, or passes on to the next tier.
+3. Ordinary policies, if any says something about this direction. An object that was refused (of
+   any kind; its tier is NORMAL then) closes its subjects; a rule that denies beats every rule that
+   allows; one that redirects to a proxy beats one that only allows; what no rule allows is denied
+   if a policy with default deny selects the endpoint. The node itself may always reach its pods
+   unless a rule denies it.
+4. The baseline tier, like the admin tier, for what is still open.
+5. Everything else is allowed.
 """
 
 from __future__ import annotations
@@ -16,11 +24,23 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from fimbria.datapath.abi import Direction, Identity
+from fimbria.model.labels import LabelSet
+from fimbria.model.peers import (
+    NOTHING,
+    Cidr,
+    CidrGroups,
+    Context,
+    Prefix,
+    Service,
+    Services,
+    host_prefix,
+)
+from fimbria.model.policy import Action, Tier
+from fimbria.model.selector import Selector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from fimbria.model.labels import LabelSet
     from fimbria.model.policy import NamedPort, Peer, Policy, PolicyKey, PortSpec, Rule, Spec
 
 INIT_LABEL = "reserved:init"
@@ -39,6 +59,7 @@ class Reason(StrEnum):
 
     NO_POLICY = "no policy is enforced"
     ALLOW_RULE = "a rule allows it"
+    REDIRECT = "a rule sends it to a proxy"
     LOCALHOST = "the node may reach its pods"
     NO_DEFAULT_DENY = "no policy that selects the endpoint denies by default"
     DENY_RULE = "a rule denies it"
@@ -46,16 +67,28 @@ class Reason(StrEnum):
     REFUSED = "a policy that selects the endpoint could not be enforced"
 
 
-ALLOWING = (Reason.NO_POLICY, Reason.ALLOW_RULE, Reason.LOCALHOST, Reason.NO_DEFAULT_DENY)
+ALLOWING = (
+    Reason.NO_POLICY,
+    Reason.ALLOW_RULE,
+    Reason.REDIRECT,
+    Reason.LOCALHOST,
+    Reason.NO_DEFAULT_DENY,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One end of a packet's way: its identity with labels, and the ports that its pods name."""
+    """One end of a packet's way: its identity with labels, and the ports that its pods name.
+
+    `net` is what rules by CIDR see of it: its address, if it is outside the cluster or
+    policy-cidr-match-mode covers its like; the whole family (0.0.0.0/0 or ::/0) for an address of
+    the cluster that belongs to nobody known; None for what no CIDR matches.
+    """
 
     identity: int
     labels: LabelSet
     named: frozenset[NamedPort] = frozenset()
+    net: Prefix | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +101,16 @@ class RuleName:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The judgement. `rules` are all that decide alike, in object order; empty where none did."""
+    """The judgement. `rules` are all that decide alike, in object order; empty where none did.
+
+    `parser`: the proxy that a redirect goes to; such a packet is allowed as far as L3/L4 goes, and
+    dropped by the datapath as long as no proxy listens.
+    """
 
     allowed: bool
     reason: Reason
     rules: tuple[RuleName, ...] = ()
+    parser: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +125,16 @@ class Enforcement:
 def enforcement(
     specs: Iterable[tuple[Policy, Spec]], direction: Direction, mode: Mode, *, init: bool
 ) -> Enforcement:
-    """Return how a direction is enforced, given the specs that select the endpoint.
+    """Return how the ordinary tier holds in a direction, given the specs that select the endpoint.
 
-    `init`: the endpoint has no identity yet; it is always enforced.
+    Specs of other tiers say nothing here. `init`: the endpoint has no identity yet; it is always
+    enforced.
     """
     if mode is Mode.NEVER:
         return Enforcement(False, False, False)
     said = [(policy, deny) for policy, spec in specs
-            if (deny := spec.default_deny(direction)) is not None]  # fmt: skip
+            if policy.tier is Tier.NORMAL
+            and (deny := spec.default_deny(direction)) is not None]  # fmt: skip
     always = init or mode is Mode.ALWAYS
     return Enforcement(
         enforced=always or bool(said),
@@ -103,67 +143,165 @@ def enforcement(
     )
 
 
-def selecting(policies: Sequence[Policy], labels: LabelSet) -> list[tuple[Policy, Spec]]:
-    """Return the specs that select an endpoint, in object order."""
+def selecting(
+    policies: Sequence[Policy], labels: LabelSet, *, host: bool = False
+) -> list[tuple[Policy, Spec]]:
+    """Return the specs that select an endpoint (`host`: this node), in object order."""
     return [
         (policy, spec)
         for policy in sorted(policies, key=lambda policy: policy.key)
         for spec in policy.specs
-        if spec.subject.matches(labels)
+        if spec.host is host and spec.subject.matches(labels)
     ]
 
 
-def verdict(
-    policies: Sequence[Policy],
-    subject: End,
-    peer: End,
-    direction: Direction,
-    protocol: int,
-    port: int,
-    mode: Mode = Mode.DEFAULT,
-) -> Verdict:
-    """Judge a packet at one of its ends.
+def tier_order(specs: Iterable[tuple[Policy, Spec]], tier: Tier) -> list[tuple[Policy, Spec]]:
+    """Return the specs of an ordered tier, first asked first."""
+    return sorted(
+        (pair for pair in specs if pair[0].tier is tier),
+        key=lambda pair: (pair[0].priority, pair[0].key),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One packet as one of its ends sees it.
 
     `subject` is the endpoint whose policy is asked, `peer` the other end; `port` is the destination
-    port, for ICMP the type.
+    port, for ICMP the type. `host`: the subject is the node itself.
     """
-    specs = selecting(policies, subject.labels)
-    init = INIT_LABEL in subject.labels.values
-    state = enforcement(specs, direction, mode, init=init)
-    if not state.enforced:
+
+    subject: End
+    peer: End
+    direction: Direction
+    protocol: int
+    port: int
+    mode: Mode = Mode.DEFAULT
+    context: Context = NOTHING
+    host: bool = False
+
+
+def verdict(policies: Sequence[Policy], asked: Question, *, shadow: bool = False) -> Verdict:
+    """Judge a packet at one of its ends.
+
+    Policies in audit mode count only if `shadow`. The node's own traffic is judged by host policies
+    alone, and `enable-policy` other than "never" does not change that.
+    """
+    specs = [
+        pair
+        for pair in selecting(policies, asked.subject.labels, host=asked.host)
+        if shadow or not pair[0].audit
+    ]
+    if asked.mode is Mode.NEVER:
         return Verdict(True, Reason.NO_POLICY)
-    from_host = direction is Direction.INGRESS and peer.identity == Identity.HOST
-    if state.closed:
-        return Verdict(True, Reason.LOCALHOST) if from_host else Verdict(False, Reason.REFUSED)
-    receiver = subject if direction is Direction.INGRESS else peer
-    denying: list[RuleName] = []
-    allowing: list[RuleName] = []
+    first = _tier(tier_order(specs, Tier.ADMIN), asked)
+    if first is not None:
+        return first
+    mode = Mode.DEFAULT if asked.host else asked.mode
+    init = INIT_LABEL in asked.subject.labels.values
+    state = enforcement(specs, asked.direction, mode, init=init)
+    if state.enforced:
+        found = _ordinary([pair for pair in specs if pair[0].tier is Tier.NORMAL], state, asked)
+        if found is not None:
+            return found
+    last = _tier(tier_order(specs, Tier.BASELINE), asked)
+    if last is not None:
+        return last
+    return Verdict(True, Reason.NO_DEFAULT_DENY if state.enforced else Reason.NO_POLICY)
+
+
+def _tier(specs: list[tuple[Policy, Spec]], asked: Question) -> Verdict | None:
+    """Return what an ordered tier's first matching rule decides; None: on to the next tier."""
     for policy, spec in specs:
         for rule in spec.rules:
-            if rule.direction is direction:
-                names = [
-                    RuleName(policy.key, part.path)
-                    for part in _matching(rule, peer, protocol, port, receiver.named)
-                ]
-                (denying if rule.deny else allowing).extend(names)
+            if rule.direction is not asked.direction:
+                continue
+            names = tuple(RuleName(policy.key, part.path) for part in _matching(rule, asked))
+            if names and rule.action is Action.PASS:
+                return None
+            if names:
+                reason = Reason.DENY_RULE if rule.deny else Reason.ALLOW_RULE
+                return Verdict(not rule.deny, reason, names)
+    return None
+
+
+def _ordinary(
+    specs: list[tuple[Policy, Spec]], state: Enforcement, asked: Question
+) -> Verdict | None:
+    """Return what ordinary policies decide; None if they leave it open."""
+    # A node does not close itself to its own processes.
+    from_host = asked.direction is Direction.INGRESS and asked.peer.identity == Identity.HOST
+    if state.closed:
+        return Verdict(True, Reason.LOCALHOST) if from_host else Verdict(False, Reason.REFUSED)
+    denying: list[RuleName] = []
+    allowing: list[tuple[RuleName, str]] = []
+    for policy, spec in specs:
+        for rule in spec.rules:
+            if rule.direction is asked.direction:
+                for part in _matching(rule, asked):
+                    name = RuleName(policy.key, part.path)
+                    if rule.deny:
+                        denying.append(name)
+                    else:
+                        allowing.append((name, part.parser))
     if denying:
         return Verdict(False, Reason.DENY_RULE, tuple(denying))
+    redirects = [(name, parser) for name, parser in allowing if parser]
+    if redirects:
+        names = tuple(name for name, _ in redirects)
+        return Verdict(True, Reason.REDIRECT, names, redirects[0][1])
     if allowing:
-        return Verdict(True, Reason.ALLOW_RULE, tuple(allowing))
+        return Verdict(True, Reason.ALLOW_RULE, tuple(name for name, _ in allowing))
     if from_host:
         return Verdict(True, Reason.LOCALHOST)
-    if not state.default_deny:
-        return Verdict(True, Reason.NO_DEFAULT_DENY)
-    return Verdict(False, Reason.DEFAULT_DENY)
+    return Verdict(False, Reason.DEFAULT_DENY) if state.default_deny else None
 
 
-def _matching(
-    rule: Rule, peer: End, protocol: int, port: int, named: frozenset[NamedPort]
-) -> list[PortSpec]:
-    if not any(_selects(one, peer) for one in rule.peers):
+def _matching(rule: Rule, asked: Question) -> list[PortSpec]:
+    if not any(_names(one, asked.peer, asked.context) for one in rule.peers):
         return []
-    return [part for part in rule.parts if part.matches(protocol, port, named)]
+    receiver = asked.subject if asked.direction is Direction.INGRESS else asked.peer
+    return [p for p in rule.parts if p.matches(asked.protocol, asked.port, receiver.named)]
 
 
-def _selects(peer: Peer, end: End) -> bool:
-    return peer.selector is None or peer.selector.matches(end.labels)
+def _names(peer: Peer, end: End, context: Context) -> bool:
+    """Return whether a rule's peer is this end."""
+    whom = peer.whom
+    if whom is None:
+        return True
+    if isinstance(whom, Selector):
+        return whom.matches(end.labels)
+    if isinstance(whom, Cidr):
+        return end.net is not None and whom.covers(end.net)
+    if isinstance(whom, CidrGroups):
+        groups = [g for g in context.groups.values() if whom.selector.matches(LabelSet(g.labels))]
+        return end.net is not None and any(
+            Cidr(net, whom.excepts).covers(end.net) for group in groups for net in group.prefixes
+        )
+    if isinstance(whom, Services):
+        return any(_serves(service, end) for service in named_services(whom, context))
+    return False  # no proxy has learned an address for a name yet
+
+
+def named_services(whom: Services, context: Context) -> list[Service]:
+    """Return the services that a rule names."""
+    return [
+        service
+        for service in context.services.values()
+        if whom.namespace in ("", service.namespace)
+        and (
+            service.name == whom.name
+            if whom.selector is None
+            else whom.selector.matches(LabelSet(service.labels))
+        )
+    ]
+
+
+def _serves(service: Service, end: End) -> bool:
+    """Return whether an end is behind a service: one of its pods, or one of its addresses.
+
+    An address of a Service without selector is a CIDR of one address: it matches what CIDRs match.
+    """
+    if service.selector is not None:
+        return service.selector.matches(end.labels)
+    return end.net is not None and any(host_prefix(ip).covers(end.net) for ip in service.backends)

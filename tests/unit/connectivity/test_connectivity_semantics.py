@@ -12,7 +12,7 @@ from fimbria.datapath.abi import Direction, Identity
 from fimbria.model.labels import LabelSet
 from fimbria.model.policy import ICMP, ICMPV6, TCP, UDP
 from fimbria.model.policy_parse import parse_policy
-from fimbria.model.semantics import End, Reason, verdict
+from fimbria.model.semantics import End, Question, Reason, verdict
 
 HOME = "t"
 FAMILIES = {place.name: {4, 6} for place in PLACES} | {name: {4, 6} for name in HOSTS}
@@ -77,11 +77,13 @@ def test_scenario(scenario) -> None:
                         continue
                     judged = verdict(
                         policies,
-                        party(own, NODES[own], step.labels),
-                        party(other, NODES[own], step.labels),
-                        direction,
-                        number,
-                        port,
+                        Question(
+                            party(own, NODES[own], step.labels),
+                            party(other, NODES[own], step.labels),
+                            direction,
+                            number,
+                            port,
+                        ),
                     )
                     sides[direction] = SIDES[judged.reason] if not judged.allowed else Side.ALLOW
                 assert sides[Direction.EGRESS] is action.expect.egress, action

@@ -10,7 +10,7 @@ from fimbria.datapath.abi import Direction
 from fimbria.model.labels import LabelSet
 from fimbria.model.policy import Policy, PolicyError
 from fimbria.model.policy_parse import parse_policy
-from fimbria.model.semantics import End, Mode, Reason, verdict
+from fimbria.model.semantics import End, Mode, Question, Reason, verdict
 
 WEB = LabelSet(("k8s:app=web", "k8s:io.kubernetes.pod.namespace=red"))
 DB = LabelSet(("k8s:app=db", "k8s:io.kubernetes.pod.namespace=blue"))
@@ -84,7 +84,9 @@ def test_objects_without_a_name_raise() -> None:
 
 def judge(policy: Policy, subject: LabelSet = WEB, direction: Direction = Direction.INGRESS,
           mode: Mode = Mode.DEFAULT, peer: LabelSet = DB) -> Reason:  # fmt: skip
-    return verdict([policy], End(300, subject), End(301, peer), direction, 6, 80, mode).reason
+    return verdict(
+        [policy], Question(End(300, subject), End(301, peer), direction, 6, 80, mode)
+    ).reason
 
 
 def test_a_refusal_closes_what_it_names() -> None:
@@ -104,9 +106,9 @@ def test_a_refusal_beats_what_others_allow() -> None:
         cnp({"endpointSelector": {}, "ingress": [{"fromEntities": ["all"]}]}, name="a"),
         cnp({"endpointSelector": {}, "ingressDeny": [{"fromCIDR": ["::/0"]}]}, name="b"),
     ]
-    judged = verdict(policies, End(300, WEB), End(301, DB), Direction.INGRESS, 6, 80)
+    judged = verdict(policies, Question(End(300, WEB), End(301, DB), Direction.INGRESS, 6, 80))
     assert judged.reason is Reason.REFUSED
-    host = verdict(policies, End(300, WEB), End(1, DB), Direction.INGRESS, 6, 80)
+    host = verdict(policies, Question(End(300, WEB), End(1, DB), Direction.INGRESS, 6, 80))
     assert host.reason is Reason.LOCALHOST
 
 
