@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 from fimbria.apiserver import errors
 from fimbria.apiserver.entry import Entry, Object, field_at
 from fimbria.apiserver.resources import RESOURCES, Resource
+from fimbria.apiserver.schema import SCHEMAS
+from fimbria.apiserver.structural import structural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +27,7 @@ _IMMUTABLE: dict[str, tuple[str, ...]] = {
     "Service": ("spec.clusterIP",),
     "StatefulSet": ("spec.selector", "spec.serviceName"),
 }
+_AGREED = "https://github.com/kubernetes-sigs/network-policy-api"
 _POD_MUTABLE = ("tolerations", "activeDeadlineSeconds", "terminationGracePeriodSeconds")
 
 
@@ -101,28 +104,21 @@ def _fixed(spec: Object, current: Object | None = None) -> Object:
 
 
 def definitions() -> Iterable[Object]:
-    """The CustomResourceDefinitions of the built-in custom kinds."""
+    """The CustomResourceDefinitions of the built-in custom kinds, for any API server."""
     for row in RESOURCES:
         if not row.strategic:
             yield _definition(row)
 
 
 def _definition(row: Resource) -> Object:
-    version: Object = {
-        "name": row.version,
-        "served": True,
-        "storage": True,
-        "schema": {
-            "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-        },
-    }
-    if row.status:
-        version["subresources"] = {"status": {}}
-    version["additionalPrinterColumns"] = [_column(*column) for column in row.columns]
+    metadata: Object = {"name": row.key}
+    if row.group.endswith(".k8s.io"):
+        # The group is protected: a definition must name where it was agreed upon.
+        metadata["annotations"] = {"api-approved.kubernetes.io": _AGREED}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": row.key},
+        "metadata": metadata,
         "spec": {
             "group": row.group,
             "scope": "Namespaced" if row.namespaced else "Cluster",
@@ -133,9 +129,22 @@ def _definition(row: Resource) -> Object:
                 "shortNames": list(row.short),
                 "categories": list(row.categories),
             },
-            "versions": [version],
+            "versions": [_version(row, version) for version in (row.version, *row.older)],
         },
     }
+
+
+def _version(row: Resource, version: str) -> Object:
+    found: Object = {
+        "name": version,
+        "served": True,
+        "storage": version == row.version,
+        "schema": {"openAPIV3Schema": structural(SCHEMAS[row.kind])},
+        "additionalPrinterColumns": [_column(*column) for column in row.columns],
+    }
+    if row.status:
+        found["subresources"] = {"status": {}}
+    return found
 
 
 def _column(heading: str, kind: str, path: str) -> Object:

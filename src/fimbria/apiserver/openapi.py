@@ -12,17 +12,9 @@ from functools import cache
 from typing import Any, cast
 
 from fimbria.apiserver.entry import Object, encode
-from fimbria.apiserver.resources import RESOURCES, Resource
-from fimbria.apiserver.schema import (
-    ANY,
-    INT_OR_STRING,
-    METADATA,
-    SCHEMAS,
-    TYPE_NAMES,
-    Enum,
-    Int,
-    Schema,
-)
+from fimbria.apiserver.notation import ANY, INT_OR_STRING, TYPE_NAMES, Enum, Int, Schema
+from fimbria.apiserver.resources import SERVED, Resource
+from fimbria.apiserver.schema import METADATA, SCHEMAS
 
 # Asked for with an @ before v1.0, which clients refuse as malformed in an answer.
 PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
@@ -31,14 +23,14 @@ _PARAMETERS = ("dryRun", "fieldManager", "fieldValidation", "force")
 
 def v3_index() -> Object:
     """/openapi/v3: where the documents of the groups are."""
-    paths = {f"api{'s' if row.group else ''}/{row.api_version}" for row in RESOURCES}
+    paths = {f"api{'s' if row.group else ''}/{row.api_version}" for row in SERVED}
     return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}"} for path in sorted(paths)}}
 
 
 @cache
 def v3(path: str) -> bytes | None:
     """/openapi/v3/PATH (api/v1, apis/apps/v1, …): the group's document, or None."""
-    rows = [row for row in RESOURCES if path == f"api{'s' if row.group else ''}/{row.api_version}"]
+    rows = [row for row in SERVED if path == f"api{'s' if row.group else ''}/{row.api_version}"]
     if not rows:
         return None
     document = {
@@ -58,9 +50,9 @@ def v2_json() -> bytes:
             "swagger": "2.0",
             "info": {"title": "Kubernetes", "version": "v1.32.0"},
             "paths": {
-                url: {"patch": _operation(row, "v2")} for row in RESOURCES for url in _urls(row)
+                url: {"patch": _operation(row, "v2")} for row in SERVED for url in _urls(row)
             },
-            "definitions": {_model(row): _definition(row) for row in RESOURCES},
+            "definitions": {_model(row): _definition(row) for row in SERVED},
         }
     )
 
@@ -71,7 +63,7 @@ def v2_protobuf() -> bytes:
     info = _text(1, "Kubernetes") + _text(2, "v1.32.0")  # Info: title, version
     paths = b"".join(
         _field(2, _text(1, url) + _field(2, _field(8, _patch_operation(row))))
-        for row in RESOURCES  # Paths.path: NamedPathItem: name, value: PathItem.patch
+        for row in SERVED  # Paths.path: NamedPathItem: name, value: PathItem.patch
         for url in _urls(row)
     )
     # Document: swagger, info, paths

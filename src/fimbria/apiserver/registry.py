@@ -94,6 +94,8 @@ class Registry(Remover):
         if not isinstance(document, dict):
             raise errors.bad_request("the result is not an object")
         document = cast("Object", document)
+        if document.get("apiVersion") in [f"{resource.group}/{old}" for old in resource.older]:
+            document["apiVersion"] = resource.api_version
         for field, wanted in (("apiVersion", resource.api_version), ("kind", resource.kind)):
             if document.setdefault(field, wanted) != wanted:
                 raise errors.bad_request(

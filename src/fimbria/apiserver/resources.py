@@ -7,7 +7,7 @@ CRDs, so that clients written for those find what they expect.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Column = tuple[str, str, str]
 """Printer column: heading, type (string, integer, date), path or the name of a cell function.
@@ -26,7 +26,8 @@ class Resource:
 
     `status` is True if writes to the main path leave the status alone and `/status` is served.
     `select` are the field selectors beside metadata.name and metadata.namespace. `strategic` is
-    False for kinds that take no strategic merge patch (custom resources).
+    False for kinds that take no strategic merge patch (custom resources). `older` are versions
+    that are served too: what is sent under one is kept, and given back, as of `version`.
     """
 
     group: str
@@ -42,6 +43,7 @@ class Resource:
     columns: tuple[Column, ...] = (AGE,)
     select: tuple[str, ...] = ()
     strategic: bool = True
+    older: tuple[str, ...] = ()
     key: str = field(init=False)
     api_version: str = field(init=False)
 
@@ -71,10 +73,11 @@ def _cilium(
     *columns: Column,
     namespaced: bool = True,
     status: bool = True,
+    older: tuple[str, ...] = (),
 ) -> Resource:
     return Resource(
         "cilium.io", "v2", kind, plural, short, namespaced, status, False, True, ("cilium",),
-        columns or (AGE,), (), False,
+        columns or (AGE,), (), False, older,
     )  # fmt: skip
 
 
@@ -174,11 +177,24 @@ RESOURCES: tuple[Resource, ...] = (
             ("CiliumInternalIP", "string", "spec.addresses[type=CiliumInternalIP].ip"),
             ("InternalIP", "string", "spec.addresses[type=InternalIP].ip"), AGE, namespaced=False),
     _cilium("CiliumNodeConfig", "ciliumnodeconfigs", (), status=False),
-    _cilium("CiliumCIDRGroup", "ciliumcidrgroups", ("ccg",), namespaced=False, status=False),
+    _cilium("CiliumCIDRGroup", "ciliumcidrgroups", ("ccg",), namespaced=False,
+            older=("v2alpha1",)),
+    # Its short name would be cnp, which here has always been CiliumNetworkPolicy's.
+    Resource("policy.networking.k8s.io", "v1alpha2", "ClusterNetworkPolicy",
+             "clusternetworkpolicies", (), False, True, generation=True, strategic=False, columns=(
+        ("Tier", "string", "spec.tier"), ("Priority", "integer", "spec.priority"), AGE, _VALID)),
 )  # fmt: skip
 
+SERVED: tuple[Resource, ...] = (
+    *RESOURCES,
+    *(replace(row, version=version) for row in RESOURCES for version in row.older),
+)
+"""All that discovery tells of: RESOURCES, and the older versions as rows of their own."""
+
 BY_PATH: dict[tuple[str, str, str], Resource] = {
-    (row.group, row.version, row.plural): row for row in RESOURCES
+    (row.group, version, row.plural): row
+    for row in RESOURCES
+    for version in (row.version, *row.older)
 }
 BY_KEY: dict[str, Resource] = {row.key: row for row in RESOURCES}
 BY_KIND: dict[tuple[str, str], Resource] = {(row.api_version, row.kind): row for row in RESOURCES}
@@ -187,6 +203,6 @@ BY_KIND: dict[tuple[str, str], Resource] = {(row.api_version, row.kind): row for
 def groups() -> dict[str, dict[str, list[Resource]]]:
     """Group → version → rows, in the table's order; the core group is ""."""
     result: dict[str, dict[str, list[Resource]]] = {}
-    for row in RESOURCES:
+    for row in SERVED:
         result.setdefault(row.group, {}).setdefault(row.version, []).append(row)
     return result

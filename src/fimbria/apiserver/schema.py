@@ -1,73 +1,28 @@
 """What objects must look like: one compact schema per kind, read by validation and by OpenAPI.
 
-A schema names the fields whose type, presence or range matters to this server, to Fimbria or to
-the kind's users; fields that it does not name are taken as they are, so that manifests written
-for a full Kubernetes work. Source: the API reference of Kubernetes 1.32 and the cilium.io CRDs.
-
-Notation: `{"name!": str}` an object with a required field, `{"*": x}` a map of x, `[x]` a list,
-`str | int | bool | dict | list` a type, `Int(low, high)`, `Enum(…)`, `INT_OR_STRING`, `ANY`.
+Source: the API reference of Kubernetes 1.32 and the cilium.io CRDs. The notation is explained in
+`notation`; policies, which are large, stand in `policy_schema`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from fimbria.apiserver.notation import (
+    ANY,
+    CONDITIONS,
+    COUNT,
+    INT_OR_STRING,
+    PORT,
+    PROTOCOL,
+    SELECTOR,
+    STRINGS,
+    Enum,
+    Int,
+    Schema,
+)
+from fimbria.apiserver.policy_schema import POLICY_SCHEMAS
 
-Schema = Any
-"""A value in the notation above."""
-
-
-@dataclass(frozen=True, slots=True)
-class Int:
-    """An integer between `low` and `high`, both included."""
-
-    low: int
-    high: int
-
-
-@dataclass(frozen=True, slots=True)
-class Enum:
-    """One of these strings."""
-
-    values: tuple[str, ...]
-
-    def __init__(self, *values: str) -> None:
-        object.__setattr__(self, "values", values)
-
-
-@dataclass(frozen=True, slots=True)
-class Special:
-    """A type that JSON has no single name for."""
-
-    name: str
-
-
-ANY: Final = Special("any")
-INT_OR_STRING: Final = Special("int-or-string")
-
-TYPE_NAMES: dict[type, str] = {
-    str: "string",
-    int: "integer",
-    bool: "boolean",
-    dict: "object",
-    list: "array",
-}
-"""What JSON schema calls the plain types."""
-
-PORT = Int(1, 65535)
-COUNT = Int(0, 2**31 - 1)
-PROTOCOL = Enum("TCP", "UDP", "SCTP")
-STRINGS: Schema = {"*": str}
 _ALWAYS = Enum("Always", "OnFailure", "Never")
 
-_CONDITIONS: Schema = [{"type!": str, "status!": str, "reason": str, "message": str}]
-
-SELECTOR: Schema = {
-    "matchLabels": STRINGS,
-    "matchExpressions": [
-        {"key!": str, "operator!": Enum("In", "NotIn", "Exists", "DoesNotExist"), "values": [str]}
-    ],
-}
 METADATA: Schema = {
     "name": str,
     "generateName": str,
@@ -173,7 +128,7 @@ _ENDPOINT_PORTS: Schema = [{"name": str, "port": PORT, "protocol": PROTOCOL}]
 
 def _workload(**extra: Schema) -> Schema:
     spec = {"selector!": SELECTOR, "template!": _TEMPLATE, **extra}
-    return {"spec!": spec, "status": {"readyReplicas": COUNT, "conditions": _CONDITIONS}}
+    return {"spec!": spec, "status": {"readyReplicas": COUNT, "conditions": CONDITIONS}}
 
 
 SCHEMAS: dict[str, Schema] = {
@@ -182,7 +137,7 @@ SCHEMAS: dict[str, Schema] = {
         "spec": {"podCIDR": str, "podCIDRs": [str], "unschedulable": bool, "taints": [dict]},
         "status": {
             "addresses": [{"type!": str, "address!": str}],
-            "conditions": _CONDITIONS,
+            "conditions": CONDITIONS,
             "nodeInfo": STRINGS,
         },
     },
@@ -193,7 +148,7 @@ SCHEMAS: dict[str, Schema] = {
             "reason": str,
             "podIP": str,
             "podIPs": [{"ip": str}],
-            "conditions": _CONDITIONS,
+            "conditions": CONDITIONS,
             "containerStatuses": [_CONTAINER_STATUS],
             "initContainerStatuses": [_CONTAINER_STATUS],
         },
@@ -280,11 +235,9 @@ SCHEMAS: dict[str, Schema] = {
         },
         "status": dict,
     },
-    "CiliumNetworkPolicy": {"spec": dict, "specs": [dict], "status": dict},
-    "CiliumClusterwideNetworkPolicy": {"spec": dict, "specs": [dict], "status": dict},
+    **POLICY_SCHEMAS,
     "CiliumEndpoint": {"status": dict},
     "CiliumIdentity": {"security-labels!": STRINGS},
     "CiliumNode": {"spec!": dict, "status": dict},
     "CiliumNodeConfig": {"spec!": {"defaults!": STRINGS, "nodeSelector!": SELECTOR}},
-    "CiliumCIDRGroup": {"spec!": {"externalCIDRs!": [str]}},
 }

@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fimbria.apiserver.entry import field_at
 from fimbria.apiserver.errors import cause
-from fimbria.apiserver.schema import (
-    ANY,
-    INT_OR_STRING,
-    METADATA,
-    SCHEMAS,
-    TYPE_NAMES,
-    Enum,
-    Int,
-    Schema,
-)
+from fimbria.apiserver.notation import ANY, INT_OR_STRING, TYPE_NAMES, Enum, Int, Schema
+from fimbria.apiserver.schema import METADATA, SCHEMAS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
