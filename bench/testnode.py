@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 NEXT, SHOT, REDIRECT = 0xFFFFFFFF, 2, 7
 INGRESS, EGRESS = abi.PolicyFlags.INGRESS, abi.PolicyFlags.EGRESS
 CTX_SIZE = 192
+CT_TABLES = ("cilium_ct", "cilium_ct_new")
 _MARK, _CB, _IFINDEX = 8, 48, 40  # offsets in struct __sk_buff
 
 PROGRAMS = (
@@ -154,6 +155,7 @@ class Node:
         constants: Mapping[str, int | bytes] | None = None,
         ct_size: int = 4096,
         overlay: bool = True,
+        ct_new_size: int = 0,
     ) -> None:
         self.netns = unshare()
         self.ifindex = run_in(self.netns, _make_devices)
@@ -165,7 +167,11 @@ class Node:
             **(constants or {}),
         }
         self.constants.setdefault("cfg_tunnel", int(overlay))
-        self._sizes = {"cilium_ct": ct_size, "cilium_events": 1 << 20}
+        self._sizes = {
+            "cilium_ct": ct_size,
+            "cilium_ct_new": ct_new_size or ct_size,
+            "cilium_events": 1 << 20,
+        }
         self.maps: dict[str, BpfMap] = {}
         self.programs: dict[str, int] = {}
         self._objects: list[LoadedObject] = []
@@ -320,10 +326,12 @@ class Node:
         events = [abi.Event.unpack(row.tobytes()) for row in self.ring.drain()]
         return Outcome(done.retval, done.data, done.ctx, events)
 
-    def entries(self) -> dict[abi.CtKey, abi.CtEntry]:
-        """The conntrack table."""
-        table = self.maps["cilium_ct"].items()
-        return {abi.CtKey.unpack(k): abi.CtEntry.unpack(v) for k, v in table.items()}
+    def entries(self, *tables: str) -> dict[abi.CtKey, abi.CtEntry]:
+        """The connections, of both conntrack tables unless some are named."""
+        rows = [self.maps[name].items() for name in tables or CT_TABLES]
+        return {
+            abi.CtKey.unpack(k): abi.CtEntry.unpack(v) for table in rows for k, v in table.items()
+        }
 
     def metric(self, reason: int, direction: int) -> int:
         """Packets counted under a reason and direction, all CPUs together."""

@@ -2,6 +2,11 @@
 /*
  * Connections: life time, TCP state, and what is cached per direction.
  *
+ * There are two tables. Connections of which only the opener's packets were seen are in
+ * cilium_ct_new, answered ones in cilium_ct, where no opening can push them out. What is looked up
+ * is looked up in cilium_ct first, so established flows do with one lookup, and an entry that is
+ * on its way from one to the other is found in either.
+ *
  * Counters and flags are plain adds and stores. A direction's packets of one flow run on one CPU
  * nearly always; where they do not, a count may miss a packet, never a verdict: verdicts are
  * guarded by the revision, which is cleared before a direction is rewritten and set after.
@@ -55,6 +60,14 @@ static __always_inline bool starts_over(const struct ct_entry *e, const struct f
 		return (f->t.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
 		       (against || e->flags & CT_F_CLOSED);
 	return against && is_icmp(f->t.protocol) && is_echo_request(&f->t);
+}
+
+/* The flow's entry in either table, as far as it is there. */
+static __always_inline struct ct_entry *find_connection(const struct flow *f)
+{
+	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
+
+	return e ? e : bpf_map_lookup_elem(&cilium_ct_new, &f->key);
 }
 
 /* TCP state, life time, counters; decides whether a trace event is due. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The two ways through a program. fast_path() takes packets of connections whose direction is
- * cached: one lookup. Everything else goes through the program's stages, and finish() is the one
- * exit that forwards or drops, counts and reports.
+ * cached: one lookup, two while nobody has answered. Everything else goes through the program's
+ * stages, and finish() is the one exit that forwards or drops, counts and reports.
  */
 #ifndef FIMBRIA_FORWARD_H
 #define FIMBRIA_FORWARD_H
@@ -144,7 +144,7 @@ static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, cons
 
 	if (!rt || f->t.tcp_flags & TCP_CONTROL)
 		return FAST_MISS;
-	e = bpf_map_lookup_elem(&cilium_ct, &f->key);
+	e = find_connection(f);
 	f->absent = !e;
 	if (!e)
 		return FAST_MISS;

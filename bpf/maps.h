@@ -2,7 +2,8 @@
 /*
  * The maps, with the owner of each: "agent" maps are written by nothing else and only read here,
  * "kernel" maps by the datapath (and conntrack's garbage collector). All but the scratch area are
- * pinned by name. max_entries of cilium_ct and cilium_events may be overridden at load.
+ * pinned by name. max_entries of the cilium_ct tables and of cilium_events may
+ * be overridden at load.
  */
 #ifndef FIMBRIA_MAPS_H
 #define FIMBRIA_MAPS_H
@@ -71,8 +72,11 @@ struct {
 		});
 } cilium_policy SEC(".maps");
 
-/* kernel: connections */
+/* kernel: connections that the other side has answered */
 PINNED(cilium_ct, BPF_MAP_TYPE_LRU_HASH, struct ct_key, struct ct_entry, 524288);
+
+/* kernel: connections of which only the opener's packets were seen */
+PINNED(cilium_ct_new, BPF_MAP_TYPE_LRU_HASH, struct ct_key, struct ct_entry, 65536);
 
 /* kernel: ports of fragmented datagrams, IPv6 included */
 PINNED(cilium_ipv4_frag_datagrams, BPF_MAP_TYPE_LRU_HASH, struct frag_key, struct frag_ports, 8192);

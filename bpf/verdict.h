@@ -4,12 +4,13 @@
  * remembered of them. See docs/DESIGN.md, "Conntrack".
  *
  *   entry, direction               policy                          then
- *   none, expired, started over    judged                          entry made
- *   not looked for: SYN            judged                          entry made if there is none
+ *   none, expired                  judged                          half-open entry made
+ *   started over                   judged                          entry made anew where it is
  *   opener's, cached and current   –                               counted
  *   opener's, stale                judged                          direction cached again
  *   reply's, opener's is current   –                               direction cached
  *   reply's, opener's is stale     judged for the opener's         direction cached
+ *   reply's, half-open             as any reply                    entry moved to cilium_ct
  *   ICMP error about a connection  as in a reply                   –
  *   other ICMP                     judged                          –
  *
@@ -141,8 +142,10 @@ static __always_inline void ask_about_entry(struct flow *f, const struct ct_entr
 static __always_inline int deny(struct flow *f, struct ct_entry *e, int ret)
 {
 	/* who forges another's identity does not end the other's connection */
-	if (f->tracking == TRACK_RELATED || e->dir[f->d & 1].identity == f->carried)
+	if (f->tracking == TRACK_RELATED || e->dir[f->d & 1].identity == f->carried) {
 		bpf_map_delete_elem(&cilium_ct, &f->key);
+		bpf_map_delete_elem(&cilium_ct_new, &f->key);
+	}
 	return ret;
 }
 
@@ -155,11 +158,30 @@ static __always_inline void report_entry(struct flow *f, const struct ct_entry *
 enum { CONNECTION_EXISTS = 1, EEXIST = 17 };
 
 /*
- * A packet that opens: judged, routed, and remembered with one insert. With BPF_NOEXIST as mode it
- * returns CONNECTION_EXISTS, and nothing is done, if the table has an entry already.
+ * Rewrites an answered connection's entry for the one that takes its place. It stays where it is:
+ * an insert would need an element more, and might take another connection's for it.
+ */
+static __always_inline int replace_entry(struct ct_entry *e, struct ct_entry *fresh, __u8 d)
+{
+	__u32 revision = fresh->dir[d].revision;
+
+	fresh->dir[d].revision = 0;
+	e->dir[0].revision = 0;
+	e->dir[1].revision = 0;
+	barrier();
+	__builtin_memcpy(e, fresh, sizeof(*e));
+	barrier();
+	e->dir[d].revision = revision;
+	return 0;
+}
+
+/*
+ * A packet that opens: judged, routed, and remembered, in the place of `old` or as a half-open
+ * connection with one insert. With BPF_NOEXIST as mode it returns CONNECTION_EXISTS, and nothing
+ * is done, if there is a half-open one already.
  */
 static __always_inline int open_connection(struct __sk_buff *skb, struct flow *f, __u32 now,
-					   __u64 mode)
+					   struct ct_entry *old, __u64 mode)
 {
 	long failed;
 	struct ct_entry *e = &f->entry;
@@ -185,13 +207,27 @@ static __always_inline int open_connection(struct __sk_buff *skb, struct flow *f
 	e->dir[!d].identity = f->r.dst_id;
 	ct_store(&e->dir[d], f, skb->ifindex);
 	ct_touch(skb, f, e, now);
-	failed = bpf_map_update_elem(&cilium_ct, &f->key, e, mode);
+	if (old)
+		return replace_entry(old, e, d);
+	failed = bpf_map_update_elem(&cilium_ct_new, &f->key, e, mode);
 	if (failed == -EEXIST && mode == BPF_NOEXIST)
 		return CONNECTION_EXISTS;
 	return failed < 0 ? DROP(f, FILE_CONNTRACK, DROP_CT_CREATE_FAILED) : 0;
 }
 
-/* A packet of a connection that the table has. */
+/* The other side's first packet: the connection, in f->entry, moves to its table. */
+static __always_inline int establish(struct flow *f)
+{
+	long failed = bpf_map_update_elem(&cilium_ct, &f->key, &f->entry, BPF_NOEXIST);
+
+	/* another CPU may have been faster, with the same entry */
+	if (failed < 0 && failed != -EEXIST)
+		return DROP(f, FILE_CONNTRACK, DROP_CT_CREATE_FAILED);
+	bpf_map_delete_elem(&cilium_ct_new, &f->key);
+	return 0;
+}
+
+/* A packet of a connection that there is. */
 static __always_inline int continue_connection(struct __sk_buff *skb, struct flow *f,
 					       struct ct_entry *e, __u32 now)
 {
@@ -253,18 +289,34 @@ static __always_inline int related(struct __sk_buff *skb, struct flow *f, struct
 	return find_route(skb, f);
 }
 
-/* A packet of a flow, whatever the table knows of it. */
-static __always_inline int track(struct __sk_buff *skb, struct flow *f, struct ct_entry *e,
-				 __u32 now)
+/* A packet of a flow, whatever the tables know of it. */
+static __always_inline int track(struct __sk_buff *skb, struct flow *f, __u32 now)
 {
+	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
+	bool half_open = !e, answers;
+	int ret;
+
 	f->r.ct_state = CT_NEW;
-	if (e && is_expired(e, now))
-		e = NULL;
-	if (e && starts_over(e, f)) {
-		f->r.ct_state = CT_REOPENED;
+	if (half_open)
+		e = bpf_map_lookup_elem(&cilium_ct_new, &f->key);
+	if (e && is_expired(e, now)) {
+		/* what takes its place is half-open, and must not be hidden by it */
+		if (!half_open)
+			bpf_map_delete_elem(&cilium_ct, &f->key);
 		e = NULL;
 	}
-	return e ? continue_connection(skb, f, e, now) : open_connection(skb, f, now, BPF_ANY);
+	if (!e || starts_over(e, f)) {
+		if (e)
+			f->r.ct_state = CT_REOPENED;
+		return open_connection(skb, f, now, half_open ? NULL : e, BPF_ANY);
+	}
+	answers = half_open && (f->d & 1) != (e->orig & 1);
+	if (answers) {
+		f->entry = *e;
+		e = &f->entry;
+	}
+	ret = continue_connection(skb, f, e, now);
+	return ret < 0 || !answers ? ret : establish(f);
 }
 
 /* An ICMP error, or ICMP that is no flow. */
@@ -276,7 +328,7 @@ __global int decide_icmp(struct __sk_buff *skb, struct flow *f)
 	if (!f)
 		return -DROP_INVALID;
 	if (f->tracking == TRACK_RELATED) {
-		e = bpf_map_lookup_elem(&cilium_ct, &f->key);
+		e = find_connection(f);
 		if (e && !is_expired(e, now_jiffies()))
 			return related(skb, f, e);
 	}
@@ -288,20 +340,20 @@ __global int decide_icmp(struct __sk_buff *skb, struct flow *f)
 	return ret < 0 ? ret : find_route(skb, f);
 }
 
-/* A packet of a flow for which the table has to be asked. */
+/* A packet of a flow for which the tables have to be asked. */
 __global int decide_flow(struct __sk_buff *skb, struct flow *f)
 {
 	if (!f)
 		return -DROP_INVALID;
-	return track(skb, f, bpf_map_lookup_elem(&cilium_ct, &f->key), now_jiffies());
+	return track(skb, f, now_jiffies());
 }
 
 /*
  * Both ends are in f->r, the way on in f->forward. Returns 0 or a negative reason.
  *
- * A lookup that finds nothing costs as much as the insert's own, so a SYN does without: nearly
- * always it is the first packet. Where it is not (sent again, ports used again, or denied, perhaps
- * with an entry of a time when it was not), the table is asked after all.
+ * A lookup that finds nothing costs as much as the insert's own, so a SYN does without the one in
+ * cilium_ct_new: nearly always it is the first packet. Where it is not (sent again, or denied,
+ * perhaps with an entry of a time when it was not), the table is asked after all.
  */
 static __always_inline int decide(struct __sk_buff *skb, struct flow *f)
 {
@@ -313,13 +365,13 @@ static __always_inline int decide(struct __sk_buff *skb, struct flow *f)
 		f->forward.nexthop = f->carrier;
 	if (f->tracking != TRACK_FLOW)
 		return decide_icmp(skb, f);
-	if (!opens && !f->absent)
+	if (opens ? bpf_map_lookup_elem(&cilium_ct, &f->key) != NULL : !f->absent)
 		return decide_flow(skb, f);
 	f->r.ct_state = CT_NEW;
 	/* an entry that another CPU makes meanwhile is overwritten with the same verdict */
-	ret = open_connection(skb, f, now_jiffies(), opens ? BPF_NOEXIST : BPF_ANY);
+	ret = open_connection(skb, f, now_jiffies(), NULL, opens ? BPF_NOEXIST : BPF_ANY);
 	if (ret == CONNECTION_EXISTS ||
-	    (ret < 0 && opens && bpf_map_lookup_elem(&cilium_ct, &f->key)))
+	    (ret < 0 && opens && bpf_map_lookup_elem(&cilium_ct_new, &f->key)))
 		return decide_flow(skb, f);
 	return ret;
 }
