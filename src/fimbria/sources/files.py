@@ -76,42 +76,73 @@ def read(paths: Iterable[str | Path]) -> list[Manifest]:
 
     Raises ManifestError; a `List` is taken apart into its items.
     """
-    manifests: list[Manifest] = []
+    return [_raised(one) for one in scan(paths)]
+
+
+def scan(paths: Iterable[str | Path]) -> Iterator[Manifest | ManifestError]:
+    """Read as `read` does, one document at a time; what is wrong is yielded and the rest goes on.
+
+    After a text that is no YAML the next file is read.
+    """
     for path in paths:
         if str(path) == "-":
             try:
                 text = sys.stdin.read()
             except UnicodeDecodeError as error:
-                raise ManifestError("<stdin>", 1, "", str(error)) from error
-            manifests += parse(text, "<stdin>")
+                yield ManifestError("<stdin>", 1, "", str(error))
+                continue
+            yield from scan_text(text, "<stdin>")
             continue
-        for file in _files(Path(path)):
+        try:
+            files = _files(Path(path))
+        except ManifestError as error:
+            yield error
+            continue
+        for file in files:
             try:
                 text = file.read_text()
             except (OSError, UnicodeDecodeError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
-                raise ManifestError(str(file), 1, "", reason) from error
-            manifests += parse(text, str(file))
-    return manifests
+                yield ManifestError(str(file), 1, "", reason)
+                continue
+            yield from scan_text(text, str(file))
 
 
 def parse(text: str, file: str) -> list[Manifest]:
-    """Parse one text, named `file` in errors. Empty documents are skipped."""
-    found: list[Manifest] = []
-    for node, value in _documents(text, file):
-        if value is None:
-            continue
-        if not isinstance(value, dict):
-            raise ManifestError(file, node.start_mark.line + 1, "", "a manifest is a mapping")
+    """Parse one text, named `file` in errors. Empty documents are skipped. Raises ManifestError."""
+    return [_raised(one) for one in scan_text(text, file)]
+
+
+def scan_text(text: str, file: str) -> Iterator[Manifest | ManifestError]:
+    """Parse one text as `scan` does."""
+    try:
+        for node, value in _documents(text, file):
+            if value is not None:
+                yield from _manifests(node, value, file)
+    except ManifestError as error:
+        yield error
+
+
+def _manifests(node: Any, value: object, file: str) -> Iterator[Manifest | ManifestError]:
+    """Yield the manifests of one document: itself, or the items of a List."""
+    pairs: Iterable[tuple[object, Any]] = [(value, node)]
+    if isinstance(value, dict):
         document = cast("dict[str, Any]", value)
         items = document.get("items")
         if document.get("kind") == "List" and isinstance(items, list):
             nodes: Sequence[Any] = _child(node, "items").value
-            for item, item_node in zip(cast("list[Any]", items), nodes, strict=True):
-                found.append(_checked(item, file, item_node))
-        else:
-            found.append(_checked(document, file, node))
-    return found
+            pairs = zip(cast("list[Any]", items), nodes, strict=True)
+    for item, item_node in pairs:
+        try:
+            yield _checked(item, file, item_node)
+        except ManifestError as error:
+            yield error
+
+
+def _raised(one: Manifest | ManifestError) -> Manifest:
+    if isinstance(one, ManifestError):
+        raise one
+    return one
 
 
 def _checked(document: object, file: str, node: Any) -> Manifest:
