@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fimbria.model.policy import PolicyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -57,6 +57,13 @@ class Fields:
         """Take a string."""
         return self._typed(name, str, "a string", default)
 
+    def name(self, name: str) -> str:
+        """Take a string that must be there and not be empty."""
+        text = self.text(name)
+        if not text:
+            raise PolicyError(self.at(name), "expected a text that is not empty")
+        return text
+
     def flag(self, name: str) -> bool | None:
         """Take a boolean; None if it is absent."""
         return self._typed(name, bool, "true or false", None)
@@ -104,6 +111,14 @@ class Fields:
             found[key] = item
         return found
 
+    def only_one(self, *names: str) -> str:
+        """Return which of these fields is present. Raises unless exactly one is."""
+        given = [name for name in names if name in self._left]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise PolicyError(self.path, f"takes one of {', '.join(names)}; it has {found}")
+        return given[0]
+
     def refuse(self, names: Iterable[str], reason: str = UNSUPPORTED) -> None:
         """Raise if one of these fields is present."""
         for name in names:
@@ -133,3 +148,13 @@ def word(value: Any, path: str) -> str:
 
 def _kind(value: Any) -> str:
     return _KINDS.get(type(value).__name__, type(value).__name__)
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return a value if it is a mapping, else an empty one: for what must be read in any case."""
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def listing(value: Any) -> list[Any]:
+    """Return a value if it is a list, else an empty one."""
+    return cast("list[Any]", value) if isinstance(value, list) else []

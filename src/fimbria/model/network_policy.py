@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fimbria.datapath.abi import Direction
 from fimbria.model import select_parse
-from fimbria.model.fields import UNSUPPORTED, Fields, word
+from fimbria.model.cidr_parse import block
+from fimbria.model.fields import Fields, word
 from fimbria.model.policy import Action, Peer, PolicyError, Rule, Spec
 from fimbria.model.ports import kubernetes_port
 from fimbria.model.selector import Selector, equals, exists, selector
@@ -64,10 +65,16 @@ def _rule(value: Any, path: str, direction: Direction, namespace: str) -> Rule:
 
 def _peer(value: Any, path: str, namespace: str) -> Peer:
     fields = Fields(value, path)
-    fields.refuse(["ipBlock"], f"matching by CIDR is {UNSUPPORTED}")
     pods = fields.any("podSelector")
     namespaces = fields.any("namespaceSelector")
+    blocks = fields.mapping("ipBlock")
     fields.done()
+    if blocks is not None:
+        if pods is not None or namespaces is not None:
+            raise PolicyError(blocks.path, "takes no selector beside it")
+        whom = block(blocks, strict=True)
+        blocks.done()
+        return Peer(path, whom)
     if pods is None and namespaces is None:
         raise PolicyError(path, "has none of podSelector, namespaceSelector, ipBlock")
     demands = _demands(pods or {}, fields.at("podSelector"), select_parse.kubernetes_key)

@@ -1,58 +1,35 @@
-"""Reading ports and ICMP types of rules.
-
-Limits: 40 ports or ICMP fields per list (Cilium's CRDs). Names of ICMP types: IANA's registries,
-spelled as in Cilium's CRDs.
-"""
+"""Reading ports of rules. Limit: 40 ports in a list (Cilium's CRDs)."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fimbria.model.fields import UNSUPPORTED, Fields
+from fimbria.model.fields import Fields
+from fimbria.model.icmp import icmp_rule
 from fimbria.model.policy import PolicyError, PortSpec, Protocol
+from fimbria.model.proxy import check_port, proxy_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from fimbria.model.reading import Place, Reading
 
 MAX_PORTS = 40
 ANY_PORTS = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
 """What protocol ANY means beside a port."""
 
 _NAME = re.compile(r"(?=[a-z0-9-]{1,63}$)(?=.*[a-z])(?!-)(?!.*--).*[a-z0-9]$")
-_UNSUPPORTED_PORT_RULE = (
-    "rules", "terminatingTLS", "originatingTLS", "serverNames", "listener",
-)  # fmt: skip
-
-ICMP_TYPES = {
-    "EchoReply": 0, "DestinationUnreachable": 3, "Redirect": 5, "Echo": 8, "EchoRequest": 8,
-    "RouterAdvertisement": 9, "RouterSelection": 10, "TimeExceeded": 11, "ParameterProblem": 12,
-    "Timestamp": 13, "TimestampReply": 14, "Photuris": 40, "ExtendedEchoRequest": 42,
-    "ExtendedEchoReply": 43,
-}  # fmt: skip
-ICMPV6_TYPES = {
-    "DestinationUnreachable": 1, "PacketTooBig": 2, "TimeExceeded": 3, "ParameterProblem": 4,
-    "EchoRequest": 128, "EchoReply": 129, "MulticastListenerQuery": 130,
-    "MulticastListenerReport": 131, "MulticastListenerDone": 132, "RouterSolicitation": 133,
-    "RouterAdvertisement": 134, "NeighborSolicitation": 135, "NeighborAdvertisement": 136,
-    "RedirectMessage": 137, "RouterRenumbering": 138, "ICMPNodeInformationQuery": 139,
-    "ICMPNodeInformationResponse": 140, "InverseNeighborDiscoverySolicitation": 141,
-    "InverseNeighborDiscoveryAdvertisement": 142, "HomeAgentAddressDiscoveryRequest": 144,
-    "HomeAgentAddressDiscoveryReply": 145, "MobilePrefixSolicitation": 146,
-    "MobilePrefixAdvertisement": 147, "DuplicateAddressRequestCodeSuffix": 157,
-    "DuplicateAddressConfirmationCodeSuffix": 158, "ExtendedEchoRequest": 160,
-    "ExtendedEchoReply": 161,
-}  # fmt: skip
-_FAMILIES = {"IPv4": (Protocol.ICMP, ICMP_TYPES), "IPv6": (Protocol.ICMPV6, ICMPV6_TYPES)}
 
 
-def cilium_ports(rule: Fields) -> tuple[PortSpec, ...]:
+def cilium_ports(rule: Fields, place: Place, reading: Reading) -> tuple[PortSpec, ...]:
     """Take `toPorts` or `icmps` of a Cilium rule; empty if neither is there. Raises PolicyError."""
     port_rules, icmp_rules = rule.items("toPorts"), rule.items("icmps")
     if port_rules and icmp_rules:
         raise PolicyError(rule.at("icmps"), "Combining ToPorts and ICMPs is not supported yet")
-    return _flat(_port_rule(v, p) for p, v in port_rules or ()) + _flat(
-        _icmp_rule(v, p) for p, v in icmp_rules or ()
+    return _flat(_port_rule(v, p, place, reading) for p, v in port_rules or ()) + _flat(
+        icmp_rule(v, p) for p, v in icmp_rules or ()
     )
 
 
@@ -69,25 +46,28 @@ def kubernetes_port(value: Any, path: str) -> PortSpec:
     if isinstance(port, str) and port:
         if end is not None:
             raise PolicyError(fields.at("endPort"), "takes a port number beside it, not a name")
-        return PortSpec(path, protocols, None, _port_name(port, fields.at("port")))
+        return PortSpec(path, protocols, None, port_name(port, fields.at("port")))
     if port is None:
         if end is not None:
             raise PolicyError(fields.at("endPort"), "takes a port beside it")
         return PortSpec(path, protocols)
-    first = _port_number(port, fields.at("port"), lowest=1)
+    first = port_number(port, fields.at("port"), lowest=1)
     return PortSpec(path, protocols, _range(first, end, fields))
 
 
-def _port_rule(value: Any, path: str) -> Iterable[PortSpec]:
+def _port_rule(value: Any, path: str, place: Place, reading: Reading) -> Iterable[PortSpec]:
     fields = Fields(value, path)
-    for name in _UNSUPPORTED_PORT_RULE:
-        if fields.has(name):
-            raise PolicyError(fields.at(name), f"layer 7 is {UNSUPPORTED}")
     ports = fields.each("ports", _cilium_port) or ()
+    proxy = proxy_of(fields, place)
     fields.done()
     if not 1 <= len(ports) <= MAX_PORTS:
         raise PolicyError(fields.at("ports"), f"{len(ports)} ports where 1 to {MAX_PORTS} belong")
-    return ports
+    if proxy is None:
+        return ports
+    for port in ports:
+        check_port(port, proxy)
+    reading.needs_proxy(proxy.path)
+    return [replace(port, parser=proxy.parser) for port in ports]
 
 
 def _cilium_port(value: Any, path: str) -> PortSpec:
@@ -103,8 +83,8 @@ def _cilium_port(value: Any, path: str) -> PortSpec:
     if isinstance(port, str) and port and not port.isdecimal():
         if end:
             raise PolicyError(fields.at("endPort"), "takes a port number beside it, not a name")
-        return PortSpec(path, protocols, None, _port_name(port.lower(), fields.at("port")))
-    first = 0 if port in (None, "") else _port_number(port, fields.at("port"), lowest=0)
+        return PortSpec(path, protocols, None, port_name(port.lower(), fields.at("port")))
+    first = 0 if port in (None, "") else port_number(port, fields.at("port"), lowest=0)
     if first == 0:
         if end:
             raise PolicyError(fields.at("endPort"), "takes a port other than 0 beside it")
@@ -112,34 +92,8 @@ def _cilium_port(value: Any, path: str) -> PortSpec:
     return PortSpec(path, protocols, _range(first, end, fields))
 
 
-def _icmp_rule(value: Any, path: str) -> Iterable[PortSpec]:
-    fields = Fields(value, path)
-    found = fields.each("fields", _icmp_field) or ()
-    fields.done()
-    if not 1 <= len(found) <= MAX_PORTS:
-        raise PolicyError(fields.at("fields"), f"{len(found)} where 1 to {MAX_PORTS} belong")
-    return found
-
-
-def _icmp_field(value: Any, path: str) -> PortSpec:
-    fields = Fields(value, path)
-    family = fields.text("family", "IPv4")
-    kind = fields.any("type")
-    fields.done()
-    if family not in _FAMILIES:
-        raise PolicyError(fields.at("family"), f"{family!r} is none of IPv4, IPv6")
-    protocol, names = _FAMILIES[family]
-    if isinstance(kind, str) and not kind.isdecimal():
-        if kind not in names:
-            raise PolicyError(fields.at("type"), f"{kind!r} is no ICMP type of {family}")
-        return PortSpec(path, (protocol,), (names[kind], names[kind]))
-    number = int(kind) if isinstance(kind, str) and kind.isascii() and len(kind) < 6 else kind
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 255:
-        raise PolicyError(fields.at("type"), "expected a name or a number from 0 to 255")
-    return PortSpec(path, (protocol,), (number, number))
-
-
-def _port_number(value: Any, path: str, *, lowest: int) -> int:
+def port_number(value: Any, path: str, *, lowest: int) -> int:
+    """Read a port number, as a number or as text. Raises PolicyError."""
     number = value
     if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) < 9:
         number = int(value)
@@ -156,7 +110,8 @@ def _range(first: int, end: int | None, fields: Fields) -> tuple[int, int]:
     return first, end
 
 
-def _port_name(value: str, path: str) -> str:
+def port_name(value: str, path: str) -> str:
+    """Check a port's name. Raises PolicyError."""
     if not _NAME.match(value):
         raise PolicyError(path, f"{value!r} is neither a port number nor a port name (RFC 6335)")
     return value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fimbria.model.fields import Fields, word
 from fimbria.model.labels import NAMESPACE, NAMESPACE_LABELS
-from fimbria.model.policy import PolicyError
+from fimbria.model.policy import Peer, PolicyError
 from fimbria.model.selector import Operator, Requirement, Selector, equals, exists, selector
 
 if TYPE_CHECKING:
@@ -49,6 +49,34 @@ def kubernetes_key(key: str) -> str:
 def namespace_key(key: str) -> str:
     """Return a key of a NetworkPolicy's namespace selector, as pods carry it."""
     return f"k8s:{NAMESPACE_LABELS}.{key}"
+
+
+def group_key(key: str) -> str:
+    """Return a key of a selector over CiliumCIDRGroups."""
+    return key if ":" in key else f"cidrgroup:{key}"
+
+
+def node_key(key: str) -> str:
+    """Return a key of a selector over Kubernetes Nodes, as the node's identity carries it."""
+    source, colon, name = key.partition(":")
+    if not colon:
+        return f"node:{key}"
+    return f"node:{name}" if source in ("any", "k8s") else key
+
+
+def node_selector(value: Any, path: str) -> Selector:
+    """Read a nodeSelector. Raises PolicyError, also for labels that no Node can have."""
+    chosen = label_selector(value, path, node_key)
+    for row in chosen.requirements:
+        if not row.key.startswith("node:"):
+            raise PolicyError(path, f"nodes have no label {row.key}")
+    return chosen
+
+
+def node_peers(chosen: Selector, path: str) -> tuple[Peer, ...]:
+    """Return the nodes that are selected, this one and the others, as peers of a rule."""
+    return tuple(Peer(path, chosen.also(exists(f"reserved:{label}")))
+                 for label in ("host", "remote-node"))  # fmt: skip
 
 
 def subject(chosen: Selector, namespace: str, path: str) -> Selector:
