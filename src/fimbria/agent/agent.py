@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 EVENTS_MAP = "cilium_events"
 NODE_PATIENCE = 1.0
 CHECK_INTERVAL = 300.0
+RETRY_INTERVAL = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Agent:
         self.policy = PolicyView(self.cluster, self.applier, self.endpoints)
         self.collector = Collector(self.node, config.conntrack_gc_interval)
         self.publisher = EndpointPublisher(client, self._endpoint_object)
-        self.statuses = PolicyStatusPublisher(client, clock.wall)
+        self.statuses = PolicyStatusPublisher(client, config.node_name, clock.wall)
         self.views = Views(self, settings)
         self.api = api.Api(self.views, Cni(self.node, self.endpoints, self.lifecycle))
         self._dirty_pods: set[int] = set()
@@ -90,7 +91,7 @@ class Agent:
         self.cluster.dirty = self.applier.request
         self.cluster.pods_changed = self._pods_changed
         self.cluster.identities_lost = self._recreate.trigger
-        self.cluster.policy_judged = self.statuses.report
+        self.cluster.policies.judged = self.statuses.report
         self.cluster.endpoints = lambda: [endpoint.file for endpoint in self.endpoints]
         self.cluster.own_node_changed = self._own_node_changed
         self.cluster.own_endpoints_changed = self._own_endpoints_changed
@@ -120,6 +121,7 @@ class Agent:
             log.info("ready for pods")
             group.create_task(self._monitor().run())
             self.controllers.add("check-maps", self.applier.check, CHECK_INTERVAL)
+            self.controllers.add("retry-policies", self.cluster.retry_policies, RETRY_INTERVAL)
             self._pace_collection()
             await asyncio.Event().wait()
 
@@ -253,6 +255,7 @@ class Agent:
 
     def _applied(self, revision: int) -> None:
         """The maps are as desired: every endpoint realises this revision."""
+        self.cluster.policies.settled()
         for endpoint in self.endpoints:
             if endpoint.state in (State.READY, State.REGENERATING):
                 endpoint.revision = revision

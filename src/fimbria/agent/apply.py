@@ -110,7 +110,7 @@ class Applier:
         if compiler is None or kernel is None:
             raise NotReady("the agent has not yet read what the kernel holds")
         generation, revision = self._generation, self._cluster.revision
-        delta = compiler.update()
+        delta = compiler.update(self._cluster.policies.admit)
         was_trusted, self._trusted = self._trusted, False
         routes: frozenset[Route] = frozenset()
         if was_trusted:

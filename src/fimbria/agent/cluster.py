@@ -9,15 +9,14 @@ so their changes are handed on as "look at these endpoints again".
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fimbria.agent import convert
+from fimbria.agent.intake import Intake
 from fimbria.compile.state import ClusterState, Node, NodeConfig
 from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelError, LabelFilter
-from fimbria.model.policy import PolicyError, PolicyKey
 from fimbria.model.policy_parse import parse_policy
 from fimbria.model.semantics import Mode
 from fimbria.sources.errors import KubeError, is_not_found
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from fimbria.agent.watches import Watches
     from fimbria.agent.wiring import Gateway
     from fimbria.compile.state import RemoteEndpoint
+    from fimbria.model.policy import Policy
     from fimbria.sources.kube import KubeClient
     from fimbria.sources.options import Config
     from fimbria.sources.reflector import Change
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
 ASK_AFTER = 0.5
 """Seconds after which the API is asked for a pod that the watch has not brought."""
-
-log = logging.getLogger(__name__)
 
 
 class PodCidrs:
@@ -83,6 +81,7 @@ class Cluster:
             raise ConfigError("labels", str(error)) from error
         self.config = config
         self.state = ClusterState(config.node_name, _node_config(config))
+        self.policies = Intake(self.state, self._parse)
         self.revision = 1
         self.pod_cidrs = PodCidrs()
         self.dirty: Callable[[], None] = _nothing
@@ -91,8 +90,6 @@ class Cluster:
         self.pods_changed: Callable[[Sequence[int]], None] = lambda numbers: None
         self.own_endpoints_changed: Callable[[Sequence[Change[CepRow]]], None]
         self.own_endpoints_changed = lambda changes: None
-        self.policy_judged: Callable[[Resource[Document], Document, str], None]
-        self.policy_judged = lambda resource, document, refusal: None
         self._client = client
         self._watches = watches
         self._identities = identities
@@ -279,30 +276,19 @@ class Cluster:
     def _on_policies(
         self, resource: Resource[Document], changes: Sequence[Change[Document]]
     ) -> None:
-        changed = False
-        for change in changes:
-            if change.new is None:
-                changed |= self._drop_policy(resource.kind, change.key)
-                continue
-            try:
-                policy = parse_policy(change.new, resource.kind, cluster=self.config.cluster_name)
-            except PolicyError as error:
-                log.warning("%s %s left out: %s", resource.kind, "/".join(change.key), error)
-                changed |= self._drop_policy(resource.kind, change.key)
-                self.policy_judged(resource, change.new, str(error))
-                continue
-            if self.state.policies.get(policy.key) == policy:
-                continue  # only its status, or something else that says nothing, has changed
-            refusal = ": ".join(policy.refusal) if policy.refusal else ""
-            if refusal:
-                log.warning("%s refused: %s; what it selects is closed", policy.key, refusal)
-            changed = self.state.policies.put(policy.key, policy) or changed
-            self.policy_judged(resource, change.new, refusal)
-        if changed:
+        if self.policies.take(resource, changes):
             self.revision += 1
             self._revised.set()
             self._revised = asyncio.Event()
             self.dirty()
+
+    async def retry_policies(self) -> None:
+        """Try again those policies that did not fit."""
+        if self.policies.retry():
+            self.dirty()
+
+    def _parse(self, document: Document, kind: str) -> Policy:
+        return parse_policy(document, kind, cluster=self.config.cluster_name)
 
     async def reached(self, revision: int) -> None:
         """Wait until the policy revision is at least this."""
@@ -332,9 +318,6 @@ class Cluster:
                 for row in rows.endpoints
             }
         return self._names.get(ip, "")
-
-    def _drop_policy(self, kind: str, key: tuple[str, str]) -> bool:
-        return self.state.policies.delete(PolicyKey(kind, *key))
 
 
 def _node_config(config: Config) -> NodeConfig:

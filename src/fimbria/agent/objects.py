@@ -6,6 +6,7 @@ Pure: from what the agent knows to what the API is asked to hold. `publish` send
 from __future__ import annotations
 
 import hashlib
+import operator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,28 @@ if TYPE_CHECKING:
 
     from fimbria.agent.statefiles import EndpointFile
 
-CONDITION = "Valid"
+VALID, ENFORCED = "Valid", "Enforced"
+IMPORTED, REFUSED = "PolicyImported", "PolicyRefused"
+NOT_APPLIED, NO_PROXY = "PolicyNotApplied", "NoProxy"
 COMPONENT = "fimbria-agent"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What there is to say of a policy object, "" or nothing if it is simply in force.
+
+    `refusal`: field and reason why it cannot be enforced; `pending`: the same of the parts that
+    nothing can do yet; `withheld`: why this node does not take it up.
+    """
+
+    refusal: str = ""
+    pending: tuple[str, ...] = ()
+    withheld: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Return the reason in one word."""
+        return REFUSED if self.refusal else IMPORTED
 
 
 @dataclass(frozen=True)
@@ -86,24 +107,65 @@ def endpoint(
     }
 
 
-def condition(
-    current: Sequence[dict[str, Any]], valid: bool, message: str, now: float
+def conditions(
+    current: Sequence[dict[str, Any]], told: Judgement, generation: int, node: str, now: float
 ) -> list[dict[str, Any]] | None:
-    """Return a policy's conditions with ours up to date; None if it is so already."""
-    status = "True" if valid else "False"
-    ours = {"type": CONDITION, "status": status, "message": message}
-    ours["reason"] = "PolicyImported" if valid else "PolicyRefused"
-    for one in current:
-        if one.get("type") == CONDITION and all(one.get(k) == v for k, v in ours.items()):
-            return None
-    return [
-        *(one for one in current if one.get("type") != CONDITION),
-        {**ours, "lastTransitionTime": timestamp(now)},
+    """Return a policy's conditions with ours up to date; None if they are so already.
+
+    VALID says what all nodes find alike. ENFORCED is there only if something of the object is not
+    in force: what another node says of the same generation by it stays.
+    """
+    message = told.refusal or "Policy validation succeeded"
+    wanted = [_condition(VALID, not told.refusal, told.reason, message, generation)]
+    others = [
+        one
+        for one in current
+        if one.get("type") not in (VALID, ENFORCED) or _of_another(one, generation, node)
     ]
+    if any(one.get("type") == ENFORCED for one in others):
+        pass
+    elif told.withheld:
+        text = f"{node}: {told.withheld}"
+        wanted.append(_condition(ENFORCED, False, NOT_APPLIED, text, generation))
+    elif told.pending:
+        text = "; ".join(told.pending)
+        wanted.append(_condition(ENFORCED, False, NO_PROXY, text, generation))
+    found = [*others, *(_kept(current, one, now) for one in wanted)]
+    key = operator.methodcaller("get", "type", "")
+    return None if sorted(found, key=key) == sorted(current, key=key) else found
 
 
-def refusal_event(policy: dict[str, Any], message: str, now: float) -> dict[str, Any]:
-    """Return an Event about a refused policy; all nodes give it the same name, so there is one."""
+def _condition(
+    kind: str, status: bool, reason: str, message: str, generation: int
+) -> dict[str, Any]:
+    found = {"type": kind, "status": str(status), "reason": reason, "message": message}
+    return found | ({"observedGeneration": generation} if generation else {})
+
+
+def _of_another(one: dict[str, Any], generation: int, node: str) -> bool:
+    """Return whether another node says this about the object as it is now."""
+    return (
+        one.get("type") == ENFORCED
+        and one.get("reason") == NOT_APPLIED
+        and one.get("observedGeneration", 0) == generation
+        and not str(one.get("message", "")).startswith(f"{node}: ")
+    )
+
+
+def _kept(current: Sequence[dict[str, Any]], wanted: dict[str, Any], now: float) -> dict[str, Any]:
+    """Return a condition, with the time of its last transition: an equal status is none."""
+    since = timestamp(now)
+    for one in current:
+        if (one.get("type"), one.get("status")) == (wanted["type"], wanted["status"]):
+            since = one.get("lastTransitionTime", since)
+    return {**wanted, "lastTransitionTime": since}
+
+
+def policy_event(policy: dict[str, Any], reason: str, message: str, now: float) -> dict[str, Any]:
+    """Return an Event of type Warning about a policy.
+
+    Nodes that have the same to say give it the same name, so there is one.
+    """
     meta = policy["metadata"]
     seed = f"{meta.get('uid')}:{message}"
     namespace = meta.get("namespace") or "default"
@@ -122,7 +184,7 @@ def refusal_event(policy: dict[str, Any], message: str, now: float) -> dict[str,
             "resourceVersion": meta.get("resourceVersion", ""),
         },
         "type": "Warning",
-        "reason": "PolicyRefused",
+        "reason": reason,
         "message": message,
         "source": {"component": COMPONENT},
         "firstTimestamp": stamp,

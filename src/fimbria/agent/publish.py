@@ -22,14 +22,16 @@ from fimbria.sources.resources import (
     CILIUM_ENDPOINTS,
     CILIUM_NODES,
     EVENTS,
+    NETWORK_POLICIES,
     CiliumNode,
     Document,
-    Resource,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fimbria.agent.intake import Held
+    from fimbria.model.policy import PolicyKey
     from fimbria.sources.kube import KubeClient
 
 PARALLEL = 8
@@ -158,53 +160,79 @@ def _addresses(node: CiliumNode) -> list[dict[str, str]]:
 
 
 class PolicyStatusPublisher:
-    """Writes into each policy's status whether it is enforced, and an Event where it is refused."""
+    """Writes into each policy's status what became of it, and an Event where it is not in force."""
 
-    def __init__(self, client: KubeClient, now: Callable[[], float]) -> None:
+    def __init__(self, client: KubeClient, node: str, now: Callable[[], float]) -> None:
         self._client = client
+        self._node = node
         self._now = now
-        self._pending: dict[tuple[str, Key], tuple[Resource[Document], Document, str]] = {}
+        self._pending: dict[PolicyKey, Held] = {}
         self.trigger: Callable[[], None] = lambda: None
 
-    def report(self, resource: Resource[Document], policy: Document, refusal: str) -> None:
-        """Have a policy's status say `refusal`, or that it is valid if that is empty."""
-        meta = policy["metadata"]
-        key = (resource.plural, (meta.get("namespace") or "", meta["name"]))
-        self._pending[key] = (resource, policy, refusal)
+    def report(self, held: Held) -> None:
+        """Have a policy's status say what its judgement is when it is sent."""
+        self._pending[held.key] = held
         self.trigger()
 
     async def run(self) -> None:
         """Send what is pending; what failed stays pending."""
-        pending, self._pending = self._pending, {}
-        while pending:
-            key, (resource, policy, refusal) = pending.popitem()
+        while self._pending:
+            key, held = next(iter(self._pending.items()))
             try:
-                await self._one(resource, policy, refusal)
-            except (KubeError, KubeUnreachable) as error:
-                if isinstance(error, KubeError) and is_not_found(error):
-                    continue
-                self._pending = {**pending, key: (resource, policy, refusal), **self._pending}
+                await self._one(held)
+            except KubeError as error:
+                if not is_not_found(error):
+                    raise
+            if self._pending.get(key) is held:
+                del self._pending[key]
+
+    async def _one(self, held: Held) -> None:
+        told = held.judgement()
+        if told.withheld:
+            text = f"{self._node}: {told.withheld}"
+            await self._event(held.document, objects.NOT_APPLIED, text)
+        elif told.refusal:
+            await self._event(held.document, objects.REFUSED, told.refusal)
+        if held.resource is NETWORK_POLICIES:
+            return  # it has no status
+        meta = held.document["metadata"]
+        namespace = meta.get("namespace")
+        while True:
+            # Read anew: of all nodes, only the first finds something to write.
+            current = await self._client.get(held.resource, meta["name"], namespace)
+            now: Document = current["metadata"]
+            if any(now.get(name) != meta.get(name) for name in ("uid", "generation")):
+                return  # the watch brings what it is now
+            changed = objects.conditions(
+                _conditions(current), told, meta.get("generation", 0), self._node, self._now()
+            )
+            if changed is None:
+                return
+            body = {
+                "metadata": {"resourceVersion": now.get("resourceVersion")},
+                "status": {"conditions": changed},
+            }
+            try:
+                await self._client.patch(
+                    held.resource, meta["name"], body, namespace, subresource="status"
+                )
+            except KubeError as error:
+                if not is_conflict(error):
+                    raise
+                continue
+            return
+
+    async def _event(self, policy: Document, reason: str, text: str) -> None:
+        event = objects.policy_event(policy, reason, text, self._now())
+        try:
+            await self._client.create(EVENTS, event, event["metadata"]["namespace"])
+        except KubeError as error:
+            if not is_already_exists(error):
                 raise
 
-    async def _one(self, resource: Resource[Document], policy: Document, refusal: str) -> None:
-        meta = policy["metadata"]
-        namespace = meta.get("namespace")
-        if refusal:
-            event = objects.refusal_event(policy, refusal, self._now())
-            try:
-                await self._client.create(EVENTS, event, event["metadata"]["namespace"])
-            except KubeError as error:
-                if not is_already_exists(error):
-                    raise
-        if resource.group != "cilium.io":
-            return  # NetworkPolicy has no status
-        status: Any = policy.get("status")
-        found: Any = (
-            cast("Document", status).get("conditions") if isinstance(status, dict) else None
-        )
-        conditions = cast("list[Document]", found) if isinstance(found, list) else []
-        message = refusal or "Policy validation succeeded"
-        changed = objects.condition(conditions, not refusal, message, self._now())
-        if changed is not None:
-            body = {"status": {"conditions": changed}}
-            await self._client.patch(resource, meta["name"], body, namespace, subresource="status")
+
+def _conditions(policy: Document) -> list[Document]:
+    status: Any = policy.get("status")
+    found: Any = cast("Document", status).get("conditions") if isinstance(status, dict) else None
+    rows = cast("list[Any]", found) if isinstance(found, list) else []
+    return [one for one in rows if isinstance(one, dict)]

@@ -19,10 +19,17 @@ from fimbria.compile.delta import Delta, Desired, Problem, Store
 from fimbria.compile.policies import Policies
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from fimbria.compile.ids import Ids
     from fimbria.compile.state import ClusterState
 
 __all__ = ["Compiler", "Delta", "Desired", "Problem", "compile_node"]
+
+
+def _all(problems: Sequence[Problem]) -> bool:
+    """Admit everything."""
+    return False
 
 
 class Compiler:
@@ -37,8 +44,18 @@ class Compiler:
         for table in state.tables():
             table.touch_all()
 
-    def update(self) -> Delta:
-        """Take up all changes of the state since the last call; the first one is everything."""
+    def update(self, admit: Callable[[Sequence[Problem]], bool] = _all) -> Delta:
+        """Take up all changes of the state since the last call; the first one is everything.
+
+        `admit` is shown the problems: as long as it returns True, it has changed the state (put
+        back what does not fit), and that is taken up too, so that what is put back is no change.
+        """
+        self._take_up()
+        while admit(self.problems):
+            self._take_up()
+        return self._store.take()
+
+    def _take_up(self) -> None:
         local, identities, remote, names, keys = (
             self.state.local.take_dirty(),
             self.state.identities.take_dirty(),
@@ -48,7 +65,6 @@ class Compiler:
         )
         self._addresses.update(local, remote, names)
         self.policies.update(local, identities, remote, keys)
-        return self._store.take()
 
     def desired(self) -> Desired:
         """Return everything as of the last update: live views, to be read at once."""

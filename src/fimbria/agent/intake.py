@@ -1,0 +1,245 @@
+"""The policy objects of the API, and which version of each is in force.
+
+    watch ─► parse ─► guards ─► state.policies ─► compile ─► does it fit? ─┬─ yes: in force
+               │         └─ no: the version before stays                   └─ no: put back, and why
+               └─ cannot be enforced: what it selects is closed (model.policy_parse)
+
+What does not fit is put back within the same step, so that the maps do not change at all; it is
+tried again when any policy changes, and from time to time. Which of several policies that together
+do not fit is left out depends on the objects alone: the youngest, by creationTimestamp and name.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from fimbria.agent.objects import Judgement
+from fimbria.model.policy import PolicyError, PolicyKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from fimbria.compile.delta import Problem
+    from fimbria.compile.state import ClusterState
+    from fimbria.model.policy import Policy
+    from fimbria.sources.reflector import Change
+    from fimbria.sources.resources import Document, Resource
+
+log = logging.getLogger(__name__)
+
+
+class Standing(StrEnum):
+    """How an object is dealt with."""
+
+    ENFORCED = "enforced"
+    PENDING = "pending"
+    """Enforced, but for parts that nothing can do yet: their traffic is denied."""
+    AUDITED = "audited"
+    """Judged and reported, not enforced."""
+    REFUSED = "refused"
+    """Cannot be enforced: what it selects is closed."""
+    NOT_APPLIED = "not applied"
+    """Not taken up by this node: what was in force before, or nothing, stays."""
+
+
+@dataclass(slots=True)
+class Held:
+    """An object of the API. `policy` None: it cannot even be named; `error` says why.
+
+    `withheld`: why this version is not in force, "" if it is.
+    """
+
+    key: PolicyKey
+    resource: Resource[Document]
+    document: Document
+    policy: Policy | None
+    error: str = ""
+    withheld: str = ""
+    told: Judgement | None = None
+    """What was last told of it."""
+
+    @property
+    def refusal(self) -> str:
+        """Return field and reason if the object cannot be enforced, "" otherwise."""
+        if self.policy is None or self.policy.refusal is None:
+            return self.error
+        return ": ".join(part for part in self.policy.refusal if part)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Return "field: reason" of each part that is denied until something can do it."""
+        return tuple(f"{path}: {why}" for path, why in self.policy.pending) if self.policy else ()
+
+    @property
+    def standing(self) -> Standing:
+        """Return how it is dealt with."""
+        if self.withheld:
+            return Standing.NOT_APPLIED
+        if self.refusal:
+            return Standing.REFUSED
+        if self.policy is not None and self.policy.audit:
+            return Standing.AUDITED
+        return Standing.PENDING if self.pending else Standing.ENFORCED
+
+    @property
+    def reason(self) -> str:
+        """Return why it is not simply enforced."""
+        return self.withheld or self.refusal or "; ".join(self.pending)
+
+    def judgement(self) -> Judgement:
+        """Return what its status should say."""
+        return Judgement(self.refusal, self.pending, self.withheld)
+
+    @property
+    def age(self) -> tuple[str, PolicyKey]:
+        """Return what sorts objects from the oldest to the youngest."""
+        return str(self.document["metadata"].get("creationTimestamp", "")), self.key
+
+
+class Intake:
+    """Takes up policy objects. `parse` raises PolicyError for what cannot be named.
+
+    `guards` give a reason not to take up a policy, "" for none; `judged` is told of each object
+    once what was decided about it is in force.
+    """
+
+    def __init__(self, state: ClusterState, parse: Callable[[Document, str], Policy]) -> None:
+        self.guards: list[Callable[[Policy], str]] = []
+        self.judged: Callable[[Held], None] = lambda held: None
+        self._state = state
+        self._parse = parse
+        self._held: dict[PolicyKey, Held] = {}
+        self._trying: dict[PolicyKey, Policy | None] = {}
+        """What is being compiled, with the version that was in force before."""
+        self._unfit: set[PolicyKey] = set()
+        self._unreported: set[PolicyKey] = set()
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter([self._held[key] for key in sorted(self._held)])
+
+    def get(self, key: PolicyKey) -> Held | None:
+        """Return an object by its key."""
+        return self._held.get(key)
+
+    @property
+    def waiting(self) -> int:
+        """Return how many objects are left out because they did not fit."""
+        return len(self._unfit)
+
+    def take(self, resource: Resource[Document], changes: Sequence[Change[Document]]) -> bool:
+        """Take up changed objects of a kind; return whether the state changed."""
+        changed = False
+        for change in changes:
+            if change.new is None:
+                changed |= self._drop(PolicyKey(resource.kind, *change.key))
+            else:
+                changed |= self._one(resource, change.key, change.new)
+        if changed:
+            self.retry()
+        return changed
+
+    def _one(self, resource: Resource[Document], name: tuple[str, str], document: Document) -> bool:
+        key = PolicyKey(resource.kind, *name)
+        try:
+            policy = self._parse(document, resource.kind)
+        except PolicyError as error:
+            log.warning("%s left out: %s", key, error)
+            changed = self._drop(key)
+            held = self._held[key] = Held(key, resource, document, None, str(error))
+            self._tell(held)
+            return changed
+        old = self._held.get(key)
+        if old is not None and old.policy == policy:
+            # Only its status, or something else that says nothing, has changed.
+            again = _generation(old.document) != _generation(document)
+            old.document = document
+            if again and old.told is not None:
+                self.judged(old)
+            return False
+        held = self._held[key] = Held(key, resource, document, policy)
+        self._unfit.discard(key)
+        if held.refusal:
+            log.warning("%s refused: %s; what it selects is closed", key, held.refusal)
+        held.withheld = next(filter(None, (guard(policy) for guard in self.guards)), "")
+        if held.withheld:
+            log.warning("%s not applied: %s", key, held.withheld)
+            self._tell(held)
+            return False
+        self._try(key, policy)
+        return True
+
+    def _drop(self, key: PolicyKey) -> bool:
+        self._held.pop(key, None)
+        self._trying.pop(key, None)
+        self._unfit.discard(key)
+        self._unreported.discard(key)
+        return self._state.policies.delete(key)
+
+    def _try(self, key: PolicyKey, policy: Policy) -> None:
+        before = self._state.policies.get(key)
+        if self._state.policies.put(key, policy):
+            self._trying.setdefault(key, before)
+        self._unreported.add(key)
+
+    # -- whether it fits
+
+    def admit(self, problems: Sequence[Problem]) -> bool:
+        """Put one policy back that made one of `problems`; False if none of them is a policy's.
+
+        Called after each compilation, until it returns False.
+        """
+        for problem in problems:
+            known = [
+                self._held[key]
+                for key, _ in problem.policies
+                if key in self._trying and key in self._held
+            ]
+            if known:
+                self._put_back(max(known, key=lambda held: held.age), problem)
+                return True
+        self._trying.clear()
+        return False
+
+    def _put_back(self, held: Held, problem: Problem) -> None:
+        before = self._trying.pop(held.key)
+        if before is None:
+            self._state.policies.delete(held.key)
+        else:
+            self._state.policies.put(held.key, before)
+        asks = dict(problem.policies).get(held.key, 0)
+        stays = "nothing of it is in force" if before is None else "the version before stays"
+        held.withheld = f"{problem.reason}, of which it asks for {asks}; {stays}"
+        if held.key not in self._unfit:
+            log.warning("%s not applied: %s", held.key, held.withheld)
+        self._unfit.add(held.key)
+
+    def retry(self) -> bool:
+        """Try again what did not fit; return whether there was anything to try."""
+        for key in sorted(self._unfit - self._trying.keys()):
+            policy = self._held[key].policy
+            assert policy is not None
+            self._try(key, policy)
+        return bool(self._unfit)
+
+    def settled(self) -> None:
+        """What was admitted is in force: tell of each object that was decided about."""
+        for key in sorted(self._unreported - self._trying.keys()):
+            self._unreported.discard(key)
+            held = self._held[key]
+            if key in self._unfit and self._state.policies.get(key) == held.policy:
+                self._unfit.discard(key)
+                held.withheld = ""
+                log.info("%s fits now", key)
+            self._tell(held)
+
+    def _tell(self, held: Held) -> None:
+        if held.told != held.judgement():
+            held.told = held.judgement()
+            self.judged(held)
+
+
+def _generation(document: Document) -> object:
+    return document["metadata"].get("generation")
