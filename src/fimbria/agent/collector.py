@@ -8,7 +8,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from fimbria.agent import ctgc
-from fimbria.agent.node import CT
+from fimbria.agent.ctgc import Collected
+from fimbria.agent.node import CT, CT_NEW
 from fimbria.kernel.maps import BpfMap
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from fimbria.agent.statefiles import EndpointFile
 
 _MAPPED = bytes(10) + b"\xff\xff"
+TABLES = (CT_NEW, CT)
+"""In the order in which a connection goes through them: none is missed on its way."""
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +30,20 @@ class Collector:
 
     def __init__(self, node: Node, fixed: float) -> None:
         self.interval = fixed or ctgc.FIRST_INTERVAL
-        self.last = ctgc.Collected(0, 0)
+        self.tables: dict[str, Collected] = {}
+        self.seconds = 0.0
+        self.runs = {"completed": 0, "uncompleted": 0}
         self.trigger: Callable[[], None] = lambda: None
         self.pace: Callable[[float], None] = lambda interval: None
+        self.after: Callable[[], None] = lambda: None
         self._node = node
         self._fixed = fixed
         self._gone: set[bytes] = set()
+
+    @property
+    def last(self) -> Collected:
+        """Return what the last run found, all tables together."""
+        return sum(self.tables.values(), Collected(0, 0))
 
     def forget(self, file: EndpointFile) -> None:
         """Remove the connections of an endpoint that is gone: its addresses will be another's."""
@@ -44,15 +55,24 @@ class Collector:
     async def run_once(self) -> None:
         """Collect now, and choose when to do it next."""
         gone, self._gone = self._gone, set()
-        table = self._node.maps.map(CT)
-        assert isinstance(table, BpfMap)
+        clock = self._node.clock
+        start = clock.monotonic()
         try:
-            found = await asyncio.to_thread(ctgc.collect, table, self._node.clock.jiffies, gone)
+            for name in TABLES:
+                table = self._node.maps.map(name)
+                assert isinstance(table, BpfMap)
+                self.tables[name] = await asyncio.to_thread(
+                    ctgc.collect, table, clock.jiffies, gone
+                )
         except OSError:
             self._gone |= gone
+            self.runs["uncompleted"] += 1
             raise
-        self.last = found
+        self.seconds = clock.monotonic() - start
+        self.runs["completed"] += 1
+        found = self.last
         if not self._fixed and not gone:
             self.interval = ctgc.next_interval(self.interval, found)
             self.pace(self.interval)
         log.debug("conntrack: %d of %d entries collected", found.deleted, found.entries)
+        self.after()

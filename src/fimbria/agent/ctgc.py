@@ -10,8 +10,11 @@ that share, less than a twentieth lengthens it by half; between 10 s and 12 h, 5
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from fimbria.datapath.abi import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -30,10 +33,25 @@ LENGTHENING = 1.5
 
 @dataclass(frozen=True)
 class Collected:
-    """What one run found: entries in the table, and those it deleted."""
+    """What one run found: entries in the table, and those it deleted.
+
+    `users` counts the entries that stay by the local endpoints at their ends; a connection
+    between two endpoints of this node counts for both.
+    """
 
     entries: int
     deleted: int
+    users: Counter[int] = field(default_factory=Counter[int])
+
+    @property
+    def left(self) -> int:
+        """Return how many entries stayed."""
+        return self.entries - self.deleted
+
+    def __add__(self, other: Collected) -> Collected:
+        return Collected(
+            self.entries + other.entries, self.deleted + other.deleted, self.users + other.users
+        )
 
 
 def next_interval(interval: float, found: Collected) -> float:
@@ -60,8 +78,9 @@ def collect(table: BpfMap, jiffies: Callable[[], int], gone: Collection[bytes] =
     if count == 0:
         return Collected(0, 0)
     key_rows: NDArray[np.uint8] = np.frombuffer(keys, np.uint8).reshape(count, table.key_size)
-    value_rows: NDArray[np.uint8] = np.frombuffer(values, np.uint8).reshape(count, -1)
-    ends: NDArray[np.uint32] = np.ascontiguousarray(value_rows[:, :4]).view(np.uint32).ravel()
+    layout: np.dtype[np.void] = np.dtype(cast("Any", DTYPES["CtEntry"]))
+    entries: NDArray[np.void] = np.frombuffer(values, layout)
+    ends: NDArray[np.uint32] = np.ascontiguousarray(entries["expires"])
     now = np.uint32(jiffies() & 0xFFFFFFFF)
     over = (ends - now).view(np.int32) < 0
     deleted = 0
@@ -72,7 +91,19 @@ def collect(table: BpfMap, jiffies: Callable[[], int], gone: Collection[bytes] =
             deleted += table.delete(key)
     if gone:
         deleted += table.delete_many(_of_addresses(key_rows[~over], gone))
-    return Collected(count, deleted)
+    return Collected(count, deleted, _users(entries[~over]))
+
+
+def _users(entries: NDArray[np.void]) -> Counter[int]:
+    """Count entries by their local endpoints."""
+    import numpy as np
+
+    found: Counter[int] = Counter()
+    for name in ("src_lxc", "dst_lxc"):
+        numbers, counts = np.unique(entries[name], return_counts=True)
+        found.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+    del found[0]
+    return found
 
 
 def _of_addresses(rows: NDArray[np.uint8], gone: Iterable[bytes]) -> list[bytes]:

@@ -30,6 +30,7 @@ LAYOUTS: dict[str, tuple[Any, Any]] = {
     "cilium_policy_ref": (_U32, abi.PolicyRef),
     "cilium_policy_info": (_U32, abi.PolicyInfo),
     "cilium_ct": (abi.CtKey, abi.CtEntry),
+    "cilium_ct_new": (abi.CtKey, abi.CtEntry),
     "cilium_runtime_config": (_U32, abi.Runtime),
 }
 

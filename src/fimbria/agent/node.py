@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CT, RUNTIME, POLICY, POLICY_INFO = (
-    "cilium_ct", "cilium_runtime_config", "cilium_policy", "cilium_policy_info",
+CT, CT_NEW, RUNTIME, POLICY, POLICY_INFO = (
+    "cilium_ct", "cilium_ct_new", "cilium_runtime_config", "cilium_policy", "cilium_policy_info",
 )  # fmt: skip
 FIRST = (0).to_bytes(4, "little")
 
@@ -106,7 +106,8 @@ class Node:
         self._make_pins()
         devices = node_devices.prepare(self.net, config, routers[4], routers[6])
         values = constants(config, devices, routers[4], routers[6], self.clock.hz)
-        programs = Programs(self.pins, values, {CT: config.bpf_ct_global_tcp_max})
+        sizes = {CT: config.bpf_ct_global_tcp_max, CT_NEW: config.bpf_ct_half_open_max}
+        programs = Programs(self.pins, values, sizes)
         hooks = node_hooks(config, devices)
         own = {FROM_CONTAINER, TO_CONTAINER} if config.enable_endpoint_routes else {FROM_CONTAINER}
         fresh = programs.load(sorted({hook.program for hook in hooks} | own))

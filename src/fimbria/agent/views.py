@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
+SIZED = {"cilium_ct": "bpf-ct-global-tcp-max", "cilium_ct_new": "bpf-ct-half-open-max"}
+"""Maps that keep the size they were made with, and the keys that ask for another."""
+
 
 class Views:
     """Read-only access to an agent, document by document."""
@@ -62,9 +65,10 @@ class Views:
             found["devices"] = [device.name for device in node.devices.devices]
             found["direct-routing-device"] = node.devices.direct.name
             found["mtu"] = node.gateway.route_mtu
-            for have, _ in [node.programs.kept_sizes.get("cilium_ct", (0, 0))]:
+            for table, key in SIZED.items():
+                have, _ = node.programs.kept_sizes.get(table, (0, 0))
                 if have:
-                    found["bpf-ct-global-tcp-max"] = have
+                    found[key] = have
         return found
 
     def endpoints(self) -> list[Document]:

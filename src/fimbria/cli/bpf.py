@@ -59,14 +59,18 @@ def list_ipcache(target: Target, form: Format) -> None:
     emit(form, documents, lambda: _pairs(["IP PREFIX/ADDRESS", "IDENTITY"], lines))
 
 
-@_noun("ct", "Connections (cilium_ct).")
+@_noun("ct", "Connections (cilium_ct), half-open ones too (cilium_ct_new).")
 @click.argument("table", type=click.Choice(["global"]), default="global")
 def list_connections(target: Target, form: Format, table: str) -> None:
     from fimbria.cli import cttext
     from fimbria.kernel import clock
 
-    items = _items(target, "cilium_ct")
-    documents = cttext.connections(items, clock.jiffies(), clock.hz())
+    documents = cttext.connections(
+        _items(target, "cilium_ct"),
+        _items(target, "cilium_ct_new"),
+        clock.jiffies(),
+        clock.hz(),
+    )
     emit(form, documents, lambda: "\n".join(cttext.connection_line(one) for one in documents))
 
 

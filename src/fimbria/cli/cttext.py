@@ -10,6 +10,8 @@ from fimbria.datapath import abi
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    Items = Iterable[tuple[bytes, bytes]]
+
 FLAG_NAMES = {
     abi.CtFlags.RX_CLOSING: "RxClosing",
     abi.CtFlags.TX_CLOSING: "TxClosing",
@@ -22,20 +24,27 @@ FLAG_NAMES = {
 }
 
 
-def connections(items: Iterable[tuple[bytes, bytes]], now: int, hz: int) -> list[dict[str, Any]]:
-    """Decode cilium_ct; `now` in jiffies, `hz` jiffies per second. Ordered by address and port.
+HALF_OPEN = "HalfOpen"
+
+
+def connections(answered: Items, half_open: Items, now: int, hz: int) -> list[dict[str, Any]]:
+    """Decode cilium_ct and cilium_ct_new; `now` in jiffies, `hz` jiffies per second.
+
+    Ordered by address and port. A connection on its way from one table to the other is shown once.
 
     The ends are put back in the order of the connection: `source` opened it. "tx" is the opener's
     direction, "rx" the answers. "expires" is in seconds from now, negative for what is over.
     """
-    found = [_connection(key, value, now, hz) for key, value in items]
+    tables = (half_open, True), (answered, False)
+    rows = {key: (value, state) for items, state in tables for key, value in items}
+    found = [_connection(key, value, half, now, hz) for key, (value, half) in rows.items()]
     return sorted(found, key=lambda one: (one["protocol"], one["source"], one["destination"]))
 
 
 def connection_line(one: Mapping[str, Any]) -> str:
     """Return the line that `bpf ct list` prints for a connection."""
     tx, rx = one["tx"], one["rx"]
-    names = " ".join(one["flag_names"])
+    names = " ".join([*one["flag_names"], *([HALF_OPEN] if one["half_open"] else [])])
     return (
         f"{one['protocol']} {one['direction']} {one['source']} -> {one['destination']} "
         f"expires={one['expires']} Packets={tx['packets'] + rx['packets']} "
@@ -48,7 +57,7 @@ def connection_line(one: Mapping[str, Any]) -> str:
     )
 
 
-def _connection(key: bytes, value: bytes, now: int, hz: int) -> dict[str, Any]:
+def _connection(key: bytes, value: bytes, half_open: bool, now: int, hz: int) -> dict[str, Any]:
     where, entry = abi.CtKey.unpack(key), abi.CtEntry.unpack(value)
     ends = [
         with_port(address(where.a), where.port_a),
@@ -65,6 +74,7 @@ def _connection(key: bytes, value: bytes, now: int, hz: int) -> dict[str, Any]:
         "expires": left // hz,
         "tx": _direction(tx),
         "rx": _direction(rx),
+        "half_open": half_open,
         "flags": entry.flags,
         "flag_names": [name for flag, name in FLAG_NAMES.items() if entry.flags & flag],
         "rev_nat": entry.rev_nat,

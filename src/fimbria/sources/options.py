@@ -82,6 +82,9 @@ class Config:
     bpf_policy_map_max: int = _option(16384, "Entries that one policy may take.")
     # Conntrack
     bpf_ct_global_tcp_max: int = _option(524288, "Entries of the connection table.")
+    bpf_ct_half_open_max: int = _option(
+        65536, "Entries of the table of connections that nobody has answered yet."
+    )
     bpf_ct_timeout_regular_tcp: float = _option(8000.0, "Lifetime of an idle TCP connection.")
     bpf_ct_timeout_regular_any: float = _option(60.0, "Lifetime of other idle flows.")
     bpf_ct_timeout_regular_tcp_syn: float = _option(60.0, "Lifetime while only SYN was seen.")
@@ -166,6 +169,7 @@ def check(config: Config) -> None:
         ("cluster-id", 0, 0),
         ("bpf-policy-map-max", 256, 65536),
         ("bpf-ct-global-tcp-max", 1024, 1 << 24),
+        ("bpf-ct-half-open-max", 1024, 1 << 24),
         ("mtu", 0, 65520),
     ):
         value = getattr(config, FIELDS[key].name)

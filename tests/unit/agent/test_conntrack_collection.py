@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from fimbria.agent import ctgc
@@ -21,8 +23,9 @@ def key(a: int, b: int, port: int = 1) -> bytes:
     return CtKey(a=addr(a), b=addr(b), port_a=port, port_b=80, protocol=6).pack()
 
 
-def entry(left: int) -> bytes:
-    return CtEntry(expires=(NOW + left) & 0xFFFFFFFF).pack()
+def entry(left: int, opener: int = 0, receiver: int = 0) -> bytes:
+    value = CtEntry(expires=(NOW + left) & 0xFFFFFFFF, src_lxc=opener, dst_lxc=receiver)
+    return value.pack()
 
 
 @pytest.mark.root
@@ -40,6 +43,19 @@ def test_only_what_is_over_goes() -> None:
         assert found == Collected(5, 4)
         assert list(table.items()) == [key(1, 2)]
         assert ctgc.collect(table, lambda: NOW) == Collected(1, 0)
+
+
+@pytest.mark.root
+def test_who_uses_the_table() -> None:
+    """What stays is counted for the endpoints at its ends, both of them if both are local."""
+    with BpfMap.create(
+        MapType.LRU_HASH, key_size=CtKey.SIZE, value_size=CtEntry.SIZE, max_entries=1024, name="ct"
+    ) as table:
+        for port in range(10):
+            table.put(key(1, 2, port), entry(500, opener=7))
+        table.put(key(1, 3), entry(500, opener=7, receiver=8))
+        table.put(key(1, 4), entry(-1, opener=9))
+        assert ctgc.collect(table, lambda: NOW) == Collected(12, 1, Counter({7: 11, 8: 1}))
 
 
 def test_expiry_is_compared_by_signed_difference() -> None:

@@ -54,6 +54,8 @@ def bpf_root() -> Iterator[str]:
     )
     connections = make("cilium_ct", MapType.LRU_HASH, abi.CtKey.SIZE, abi.CtEntry.SIZE)
     connections.put(abi.CtKey(protocol=6).pack(), abi.CtEntry(src_lxc=7).pack())
+    half_open = make("cilium_ct_new", MapType.LRU_HASH, abi.CtKey.SIZE, abi.CtEntry.SIZE)
+    half_open.put(abi.CtKey(protocol=17).pack(), abi.CtEntry(src_lxc=7).pack())
     metrics = make("cilium_metrics", MapType.PERCPU_ARRAY, 4, abi.MetricsValue.SIZE)
     stats = make("cilium_rule_stats", MapType.PERCPU_ARRAY, 4, abi.MetricsValue.SIZE)
     cpus = metrics.slot_size // abi.MetricsValue.SIZE
@@ -70,7 +72,8 @@ def bpf_root() -> Iterator[str]:
     inner.put(ENTRY[0].pack(), ENTRY[1].pack())
     policies = make("cilium_policy", MapType.ARRAY_OF_MAPS, 4, 4, inner)
     policies.put_maps({u32(2): inner})
-    for made in (lxc, ipcache, connections, metrics, stats, refs, infos, inner, policies):
+    tables = (lxc, ipcache, connections, half_open)
+    for made in (*tables, metrics, stats, refs, infos, inner, policies):
         made.close()
     try:
         yield f"/proc/self/fd/{fd}"
@@ -105,11 +108,15 @@ def test_endpoint_and_ipcache(bpf) -> None:
 @pytest.mark.root
 def test_connections_and_metrics(bpf) -> None:
     """Connections, one per line; counters summed over CPUs."""
-    assert bpf("ct", "list").output.startswith("TCP OUT [::]:0 -> [::]:0 expires=")
+    answered, half_open = bpf("ct", "list").output.splitlines()
+    assert answered.startswith("TCP OUT [::]:0 -> [::]:0 expires=")
+    assert half_open.startswith("UDP OUT ")
+    assert ("HalfOpen" in answered, "HalfOpen" in half_open) == (False, True)
     lines = bpf("metrics", "list").output.splitlines()
     assert columns(lines[0]) == ["REASON", "DIRECTION", "PACKETS", "BYTES"]
     assert columns(lines[1])[:2] == ["Policy denied", "INGRESS"]
-    assert len(json.loads(bpf("ct", "list", "-o", "json").output)) == 1
+    documents = json.loads(bpf("ct", "list", "-o", "json").output)
+    assert [one["half_open"] for one in documents] == [False, True]
 
 
 @pytest.mark.root

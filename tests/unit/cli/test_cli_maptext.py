@@ -95,7 +95,7 @@ def connection(orig: int, **fields: int) -> dict[str, object]:
     key = abi.CtKey(a=mapped("10.0.0.1"), b=mapped("10.0.0.2"), port_a=5, port_b=80, protocol=6)
     sides = (abi.CtDir(packets=2, bytes=100, tcp_flags=2, identity=300), abi.CtDir(packets=1))
     entry = abi.CtEntry(orig=orig, dir=sides, **fields)
-    return cttext.connections([(key.pack(), entry.pack())], now=1000, hz=100)[0]
+    return cttext.connections([(key.pack(), entry.pack())], [], now=1000, hz=100)[0]
 
 
 def test_connection_line() -> None:
@@ -120,12 +120,13 @@ def test_expiry_survives_the_wrap() -> None:
     key = abi.CtKey(protocol=17).pack()
     entry = abi.CtEntry(expires=100).pack()
     now = (1 << 32) - 100
-    assert cttext.connections([(key, entry)], now, 100)[0]["expires"] == 2
-    assert cttext.connections([(key, entry)], (1 << 32) + 200, 100)[0]["expires"] == -1
+    assert cttext.connections([(key, entry)], [], now, 100)[0]["expires"] == 2
+    assert cttext.connections([(key, entry)], [], (1 << 32) + 200, 100)[0]["expires"] == -1
 
 
 def test_random_bytes_never_fail() -> None:
     """Whatever stands in a map is printed, not raised about."""
     for _ in range(50):
-        cttext.connections([(os.urandom(abi.CtKey.SIZE), os.urandom(abi.CtEntry.SIZE))], 0, 100)
+        random = os.urandom(abi.CtKey.SIZE), os.urandom(abi.CtEntry.SIZE)
+        cttext.connections([random], [random], 0, 100)
         maptext.policy_entries([(os.urandom(abi.PolicyKey.SIZE), os.urandom(16))])
