@@ -1,163 +1,176 @@
-"""Which identities a selector selects, kept up to date as identities come and go.
+"""Which identities the peers of rules name, kept up to date as everything they rest on changes.
 
-Policies name far fewer selectors than they have rules, and identities change one at a time: a
-change asks only the selectors that it can concern. A selector that demands one of some values of a
-key waits under these labels, all others are asked always; a new selector is tried on the identities
-that have such a label.
+    Whom in use ──► parts: label selectors ──► LabelIndex ◄── identities with their labels
+                      └──► CIDRs ──► Cidrs: prefixes ──────────────┘
+
+A Whom is a union of parts. A group stands for its prefixes and a Service for its pods or addresses,
+as they are now.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from fimbria.model.identity import RESERVED
+from fimbria.compile.cidrs import Cidrs
+from fimbria.compile.labelindex import LabelIndex
 from fimbria.model.labels import LabelSet
-from fimbria.model.selector import Operator
+from fimbria.model.peers import Cidr, CidrGroups, Context, Services, host_prefix
+from fimbria.model.selector import Selector
+from fimbria.model.semantics import named_services
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Set
+    from collections.abc import Iterable, Iterator, Set
 
+    from fimbria.compile.state import NodeConfig
     from fimbria.model.labels import Labels
-    from fimbria.model.selector import Requirement, Selector
+    from fimbria.model.peers import CidrGroup, Service, ServiceKey, Whom
 
 User = TypeVar("User")
-Place = tuple[str, str]
-"""A key and one of its values."""
+Part = Selector | Cidr
 
 
 class SelectorCache(Generic[User]):
-    """Selectors with their users, and the identity numbers that each selects.
+    """Everyone whom rules name, with the users, and the identity numbers of each.
 
-    Reserved identities are always there, with their own labels unless others are given.
+    Any call can change the identities of many: who has changed is kept until `take_changed`.
     """
 
-    def __init__(self, identities: Mapping[int, Labels]) -> None:
-        self._labels: dict[int, LabelSet] = {}
-        self._holders: dict[Place, set[int]] = {}
-        self._selected: dict[Selector, set[int]] = {}
-        self._users: dict[Selector, set[User]] = {}
-        self._waiting: dict[Place, set[Selector]] = {}
-        self._always: set[Selector] = set()
-        for number, labels in {**RESERVED, **identities}.items():
-            self._hold(int(number), LabelSet(labels))
+    def __init__(self, config: NodeConfig) -> None:
+        self._index = LabelIndex()
+        self.cidrs = Cidrs(config, self._index)
+        self._users: dict[Whom, set[User]] = {}
+        self._parts: dict[Whom, frozenset[Part]] = {}
+        self._wholes: dict[Part, set[Whom]] = {}
+        self._changed: set[Whom] = set()
+        self._groups: dict[str, CidrGroup] = {}
+        self._services: dict[ServiceKey, Service] = {}
 
-    def use(self, selector: Selector, user: User) -> None:
-        """Note a user of a selector."""
-        users = self._users.get(selector)
-        if users is not None:
-            users.add(user)
-            return
-        self._users[selector] = {user}
-        places = _places(selector)
-        candidates: Iterable[int] = self._labels
-        if places is not None:
-            candidates = {n for place in places for n in self._holders.get(place, ())}
-        self._selected[selector] = {n for n in candidates if selector.matches(self._labels[n])}
-        for place in places or ():
-            self._waiting.setdefault(place, set()).add(selector)
-        if places is None:
-            self._always.add(selector)
+    def use(self, whom: Whom, user: User) -> None:
+        """Note a user of a peer."""
+        self._users.setdefault(whom, set()).add(user)
+        if whom not in self._parts:
+            self._parts[whom] = frozenset()
+            self._set_parts(whom, self._parts_of(whom))
+            self._changed.discard(whom)
 
-    def drop(self, selector: Selector, user: User) -> None:
-        """Forget a user, and the selector with its last one."""
-        users = self._users.get(selector)
+    def drop(self, whom: Whom, user: User) -> None:
+        """Forget a user, and the peer with its last one."""
+        users = self._users.get(whom)
         if users is None:
             return
         users.discard(user)
-        if users:
-            return
-        del self._users[selector], self._selected[selector]
-        self._always.discard(selector)
-        for place in _places(selector) or ():
-            _discard(self._waiting, place, selector)
+        if not users:
+            self._set_parts(whom, frozenset())
+            del self._users[whom], self._parts[whom]
+            self._changed.discard(whom)
 
-    def identities(self, selector: Selector) -> Set[int]:
-        """Return the live set of a selector in use."""
-        return self._selected[selector]
+    def identities(self, whom: Whom) -> Set[int]:
+        """Return the identities of a peer in use, as of now."""
+        parts = self._parts[whom]
+        if len(parts) == 1:
+            (part,) = parts
+            return self._identities(part)
+        return {number for part in parts for number in self._identities(part)}
 
     def labels(self, number: int) -> LabelSet | None:
         """Return an identity's labels, None if it is not known."""
-        return self._labels.get(number)
+        return self._index.labels(number)
 
-    def put(self, number: int, labels: Labels) -> set[Selector]:
-        """Take up an identity or its new labels; return the selectors whose set has changed."""
-        before = self._concerned(self._labels.get(number))
-        self._release(number)
-        new = LabelSet(labels)
-        self._hold(number, new)
-        changed: set[Selector] = set()
-        for selector in before | self._concerned(new):
-            selected = self._selected[selector]
-            if selector.matches(new) != (number in selected):
-                (selected.discard if number in selected else selected.add)(number)
-                changed.add(selector)
-        return changed
+    def put(self, number: int, labels: Labels) -> None:
+        """Take up an identity or its new labels."""
+        self._note(self._index.put(number, labels))
 
-    def remove(self, number: int) -> set[Selector]:
-        """Forget an identity; a reserved one gets its own labels again. Returns as `put` does."""
-        if number in RESERVED:
-            return self.put(number, RESERVED[number])
-        concerned = self._concerned(self._labels.get(number))
-        self._release(number)
-        changed = {selector for selector in concerned if number in self._selected[selector]}
-        for selector in changed:
-            self._selected[selector].discard(number)
-        return changed
+    def remove(self, number: int) -> None:
+        """Forget an identity; a reserved one gets its own labels again."""
+        self._note(self._index.remove(number))
 
-    def users(self, selectors: Iterable[Selector]) -> set[User]:
+    def set_group(self, name: str, group: CidrGroup | None) -> None:
+        """Take up a CIDR group, or forget it."""
+        _set(self._groups, name, group)
+        self._look_again(CidrGroups)
+
+    def set_service(self, key: ServiceKey, service: Service | None) -> None:
+        """Take up a Service, or forget it."""
+        _set(self._services, key, service)
+        self._look_again(Services)
+
+    def take_changed(self) -> set[Whom]:
+        """Return the peers whose identities changed since the last call."""
+        taken, self._changed = self._changed, set()
+        return taken
+
+    def users(self, whoms: Iterable[Whom]) -> set[User]:
         """Return everyone who uses one of these."""
-        return {user for selector in selectors for user in self._users.get(selector, ())}
+        return {user for whom in whoms for user in self._users.get(whom, ())}
 
-    def lines(self) -> Iterator[tuple[Selector, int, frozenset[int]]]:
-        """Yield selector, number of users, identities."""
-        for selector, users in self._users.items():
-            yield selector, len(users), frozenset(self._selected[selector])
+    def lines(self) -> Iterator[tuple[Whom, int, frozenset[int]]]:
+        """Yield peer, number of users, identities."""
+        for whom, users in self._users.items():
+            yield whom, len(users), frozenset(self.identities(whom))
 
-    def _concerned(self, labels: LabelSet | None) -> set[Selector]:
-        if labels is None:
-            return set()
-        found = set(self._always)
-        for place in _held(labels):
-            found |= self._waiting.get(place, set())
-        return found
+    def _parts_of(self, whom: Whom) -> frozenset[Part]:
+        """Return what a peer stands for now."""
+        if isinstance(whom, Selector | Cidr):
+            return frozenset((whom,))
+        if isinstance(whom, CidrGroups):
+            return frozenset(
+                Cidr(net, whom.excepts)
+                for group in self._groups.values()
+                if whom.selector.matches(LabelSet(group.labels))
+                for net in group.prefixes
+            )
+        if isinstance(whom, Services):
+            services = named_services(whom, Context(services=self._services))
+            pods = [s.selector for s in services if s.selector is not None]
+            addresses = [ip for s in services if s.selector is None for ip in s.backends]
+            return frozenset((*pods, *(Cidr(host_prefix(ip)) for ip in addresses)))
+        return frozenset()  # no proxy has learned an address for a name yet
 
-    def _hold(self, number: int, labels: LabelSet) -> None:
-        self._labels[number] = labels
-        for place in _held(labels):
-            self._holders.setdefault(place, set()).add(number)
+    def _look_again(self, kind: type[CidrGroups | Services]) -> None:
+        for whom in [whom for whom in self._parts if isinstance(whom, kind)]:
+            self._set_parts(whom, self._parts_of(whom))
 
-    def _release(self, number: int) -> None:
-        labels = self._labels.pop(number, None)
-        for place in _held(labels) if labels is not None else ():
-            _discard(self._holders, place, number)
+    def _set_parts(self, whom: Whom, parts: frozenset[Part]) -> None:
+        """Replace a peer's parts."""
+        old = self._parts[whom]
+        if old == parts:
+            return
+        for part in parts - old:
+            if part not in self._wholes:
+                self._wholes[part] = set()
+                if isinstance(part, Selector):
+                    self._index.add(part)
+                else:
+                    self._note(self.cidrs.add(part))
+            self._wholes[part].add(whom)
+        self._parts[whom] = parts
+        for part in old - parts:
+            self._wholes[part].discard(whom)
+            if not self._wholes[part]:
+                del self._wholes[part]
+                if isinstance(part, Selector):
+                    self._index.discard(part)
+                else:
+                    self._note(self.cidrs.remove(part))
+        self._changed.add(whom)
 
+    def _identities(self, part: Part) -> Set[int]:
+        if isinstance(part, Selector):
+            return self._index.identities(part)
+        return self.cidrs.identities(part)
 
-def _places(selector: Selector) -> tuple[Place, ...] | None:
-    """Return the labels of which every selected identity has one; None if there are none such."""
-
-    def places(row: Requirement) -> tuple[Place, ...]:
-        return tuple((row.key, value) for value in row.values)
-
-    demands = [places(row) for row in selector.requirements if row.operator is Operator.IN]
-    # Every pod has its cluster's and its namespace's label, few have those that a user chose.
-    own = [found for found in demands if "io." not in found[0][0]]
-    return min(own or demands, key=len) if demands else None
-
-
-def _held(labels: LabelSet) -> Iterator[Place]:
-    for key, values in labels.values.items():
-        for value in values:
-            yield key, value
+    def _note(self, parts: Iterable[Part]) -> None:
+        """Note that parts have other identities now."""
+        for part in parts:
+            self._changed |= self._wholes[part]
 
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-def _discard(index: dict[K, set[V]], key: K, item: V) -> None:
-    """Remove an item from an index, and its set with the last one."""
-    found = index.get(key)
-    if found is not None:
-        found.discard(item)
-        if not found:
-            del index[key]
+def _set(rows: dict[K, V], key: K, row: V | None) -> None:
+    if row is None:
+        rows.pop(key, None)
+    else:
+        rows[key] = row

@@ -8,6 +8,7 @@ finder to the next attempt.
 from __future__ import annotations
 
 import hashlib
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from fimbria.datapath.abi import Identity
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from fimbria.model.labels import Labels
+    from fimbria.model.peers import Prefix
 
 FIRST, LAST = 256, 65535
 """Numbers of the cluster's own identities."""
@@ -47,3 +49,19 @@ def world(family_bits: int, *, dual_stack: bool) -> int:
     if not dual_stack:
         return Identity.WORLD
     return Identity.WORLD_IPV4 if family_bits == 32 else Identity.WORLD_IPV6
+
+
+def cidr_label(prefix: Prefix) -> str:
+    """Return the label of a prefix's identity: "cidr:10.0.0.0/8", "cidr:fd00--0/8".
+
+    A label's key has no colon, and no dash at its ends (Cilium's form).
+    """
+    text = str(ip_address(prefix.ip)).replace(":", "-")
+    before, after = "0" * text.startswith("-"), "0" * text.endswith("-")
+    return f"cidr:{before}{text}{after}/{prefix.bits}"
+
+
+def prefix_labels(prefix: Prefix, *, dual_stack: bool) -> Labels:
+    """Return the labels of the identity of addresses outside the cluster in a prefix."""
+    number = world(len(prefix.ip) * 8, dual_stack=dual_stack)
+    return (cidr_label(prefix), *RESERVED[number])

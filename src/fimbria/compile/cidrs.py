@@ -1,0 +1,167 @@
+"""CIDRs in use, the prefixes that they name, and the identities of these.
+
+Every prefix that a CIDR names, exceptions included, has an identity of scope CIDR, with labels by
+which selectors find it like any other; 0.0.0.0/0 and ::/0 are the world's own. A CIDR names the
+identities of all prefixes that it covers. Where rules by CIDR may match the cluster's own addresses
+(policy-cidr-match-mode), a prefix has a second identity for these, without labels: no selector
+may take a pod for the world.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from fimbria.compile.localids import LocalIds
+from fimbria.compile.prefixes import PrefixSet
+from fimbria.datapath.abi import IdentityScope
+from fimbria.model.identity import cidr_label, prefix_labels, world
+from fimbria.model.peers import Cidr, Prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Set
+
+    from fimbria.compile.labelindex import LabelIndex
+    from fimbria.compile.state import NodeConfig
+    from fimbria.model.labels import Labels
+    from fimbria.model.selector import Selector
+
+Changed = set["Selector | Cidr"]
+"""Parts of peers whose identities are others now."""
+
+_WORLD, _MATCH = b"w", b"m"
+"""First byte of a prefix's key in LocalIds: for the world's addresses, for the cluster's."""
+
+
+class LocalIdentity(NamedTuple):
+    """A prefix's identity. `match`: the one for addresses of the cluster."""
+
+    number: int
+    prefix: Prefix
+    labels: Labels
+    match: bool
+
+
+class Cidrs:
+    """Keeps `labels` up to date with the identities of prefixes. Other families have none."""
+
+    def __init__(self, config: NodeConfig, labels: LabelIndex) -> None:
+        self._dual = config.ipv4 and config.ipv6
+        self._families = {size for size, on in ((4, config.ipv4), (16, config.ipv6)) if on}
+        self._matching = bool(config.cidr_match)
+        self._labels = labels
+        self._ids = LocalIds(IdentityScope.CIDR)
+        self._by_net: dict[Prefix, dict[Cidr, Set[Prefix]]] = {}
+        """The CIDRs in use by what they cover, with their exceptions."""
+        self._uses: Counter[Prefix] = Counter()
+        self._dirty: set[Prefix] = set()
+        self.prefixes = PrefixSet()
+        """The prefixes in use."""
+
+    def add(self, cidr: Cidr) -> Changed:
+        """Take in a CIDR that is not there yet."""
+        changed: Changed = set()
+        for prefix in (cidr.net, *cidr.excepts):
+            self._uses[prefix] += 1
+            if self._uses[prefix] == 1 and len(prefix.ip) in self._families:
+                self.prefixes.add(prefix)
+                changed |= self._touch(prefix)
+                for key in self._keys(prefix):
+                    changed |= self._renumber(self._ids.add(key))
+        self._by_net.setdefault(cidr.net, {})[cidr] = frozenset(cidr.excepts)
+        return changed
+
+    def remove(self, cidr: Cidr) -> Changed:
+        """Take out a CIDR that is there."""
+        changed: Changed = set()
+        cidrs = self._by_net[cidr.net]
+        del cidrs[cidr]
+        if not cidrs:
+            del self._by_net[cidr.net]
+        for prefix in (cidr.net, *cidr.excepts):
+            self._uses[prefix] -= 1
+            if self._uses[prefix]:
+                continue
+            del self._uses[prefix]
+            if prefix in self.prefixes:
+                changed |= self._touch(prefix)
+                self.prefixes.remove(prefix)
+                for key in self._keys(prefix):
+                    changed |= self._renumber(self._ids.remove(key))
+        return changed
+
+    def identities(self, cidr: Cidr) -> set[int]:
+        """Return the identities that a CIDR in use names."""
+        covered = self.prefixes.inside(cidr.net)
+        if cidr.excepts:
+            out = {prefix for net in cidr.excepts for prefix in self.prefixes.inside(net)}
+            covered = [prefix for prefix in covered if prefix not in out]
+        both = (n for p in covered for n in (self.identity(p), self.match_identity(p)))
+        return {number for number in both if number is not None}
+
+    def identity(self, prefix: Prefix) -> int | None:
+        """Return the identity of addresses outside the cluster in a prefix; None: not in use."""
+        if prefix not in self.prefixes:
+            return None
+        if not prefix.bits:
+            return world(len(prefix.ip) * 8, dual_stack=self._dual)
+        return self._ids.get(_key(_WORLD, prefix))
+
+    def match_identity(self, prefix: Prefix) -> int | None:
+        """Return the identity of addresses of the cluster in a prefix, if CIDRs can match such."""
+        return self._ids.get(_key(_MATCH, prefix))
+
+    def take_prefixes(self) -> set[Prefix]:
+        """Return the prefixes that came, went, or got another number since the last call."""
+        taken, self._dirty = self._dirty, set()
+        return taken
+
+    def local(self) -> list[LocalIdentity]:
+        """Return the identities of prefixes, in order."""
+        found: list[LocalIdentity] = []
+        for key, number in self._ids.items():
+            prefix, match = _prefix(key), key[:1] == _MATCH
+            labels = prefix_labels(prefix, dual_stack=self._dual)
+            if match:
+                labels = (cidr_label(prefix),)
+            found.append(LocalIdentity(number, prefix, labels, match))
+        return sorted(found)
+
+    def _keys(self, prefix: Prefix) -> Iterator[bytes]:
+        if prefix.bits:  # without bits it is the world, which has a number
+            yield _key(_WORLD, prefix)
+        if self._matching:
+            yield _key(_MATCH, prefix)
+
+    def _renumber(self, old: dict[bytes, int | None]) -> Changed:
+        """Take up that keys had the numbers `old` before."""
+        changed: Changed = set()
+        for key, number in old.items():
+            if number is not None and key[:1] == _WORLD:
+                changed |= self._labels.remove(number)
+            changed |= self._touch(_prefix(key))
+        for key in old:
+            number = self._ids.get(key)
+            if number is not None and key[:1] == _WORLD:
+                labels = prefix_labels(_prefix(key), dual_stack=self._dual)
+                changed |= self._labels.put(number, labels)
+        return changed
+
+    def _touch(self, prefix: Prefix) -> set[Cidr]:
+        """Note that a prefix came, goes, or has another number; return the CIDRs that cover it."""
+        self._dirty.add(prefix)
+        around = set(self.prefixes.around(prefix))
+        return {
+            cidr
+            for net in around & self._by_net.keys()
+            for cidr, out in self._by_net[net].items()
+            if out.isdisjoint(around)
+        }
+
+
+def _key(kind: bytes, prefix: Prefix) -> bytes:
+    return kind + bytes([prefix.bits]) + prefix.ip
+
+
+def _prefix(key: bytes) -> Prefix:
+    return Prefix(key[2:], key[1])
