@@ -1,1 +1,54 @@
-"""Why a verdict is what it is: offline, importable, without root, kernel or cluster."""
+"""Why a verdict is what it is: offline, importable, without root, kernel or cluster.
+
+    from fimbria.analysis import Engine, load
+
+    engine = Engine(load(["manifests/"]))
+    result = engine.eval({"source": "default/web", "destination": "default/db",
+                          "protocol": "TCP", "port": 5432})
+    print(result.verdict, result.ingress.reason, result.ingress.rule)
+
+Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fimbria.analysis.engine import Engine, JudgesDiffer
+    from fimbria.analysis.flows import Flow, FlowError
+    from fimbria.analysis.results import Because, Half, Outcome, Result
+    from fimbria.analysis.world import World, load
+
+__all__ = [
+    "Because",
+    "Engine",
+    "Flow",
+    "FlowError",
+    "Half",
+    "JudgesDiffer",
+    "Outcome",
+    "Result",
+    "World",
+    "load",
+]
+
+_PLACES = {
+    "Because": "results",
+    "Engine": "engine",
+    "Flow": "flows",
+    "FlowError": "flows",
+    "Half": "results",
+    "JudgesDiffer": "engine",
+    "Outcome": "results",
+    "Result": "results",
+    "World": "world",
+    "load": "world",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -1,0 +1,298 @@
+"""The engine: what becomes of a flow in a world, and which field of which policy says so.
+
+    World ─► Compiler ─► maps ─┐
+    Flow ─► two Places ────────┴─► judges ─► Result
+
+Two judges answer: `model` reads the rules one by one (model.semantics), `maps` looks into the
+compiled maps as the kernel does (datapath.lookup). They are the node's own code, so what is said
+here is what a node with these objects does.
+
+    from fimbria.analysis import Engine, load
+    engine = Engine(load(["manifests/"]))
+    engine.eval({"source": "default/web", "destination": "default/db",
+                 "protocol": "TCP", "port": 5432}).verdict
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fimbria.analysis.explain import hit_text
+from fimbria.analysis.flows import Flow, FlowError, Place, Places, packet
+from fimbria.analysis.results import (
+    Because,
+    Half,
+    Outcome,
+    Result,
+    policy_name,
+    together,
+)
+from fimbria.compile.ids import BUILT_IN, Ids
+from fimbria.compile.node import Compiler
+from fimbria.datapath.abi import Direction, DropReason, RuleIds
+from fimbria.datapath.lookup import Asked, endpoint_policy, policy_lookup
+from fimbria.model.policy import Tier
+from fimbria.model.semantics import Mode, Question, Reason, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from fimbria.analysis.world import World
+    from fimbria.compile.delta import Problem
+    from fimbria.datapath.lookup import Hit
+    from fimbria.model.policy import PolicyKey, Spec
+    from fimbria.model.semantics import Verdict
+
+JUDGES = ("maps", "model", "all")
+
+_REASONS = {
+    Reason.ALLOW_RULE: Because.ALLOW_RULE,
+    Reason.REDIRECT: Because.REDIRECT,
+    Reason.LOCALHOST: Because.LOCAL_NODE,
+    Reason.NO_DEFAULT_DENY: Because.NO_DEFAULT_DENY,
+    Reason.DENY_RULE: Because.DENY_RULE,
+    Reason.DEFAULT_DENY: Because.DEFAULT_DENY,
+    Reason.REFUSED: Because.REFUSED,
+}
+_SEVERITY = (Outcome.ALLOWED, Outcome.REDIRECTED, Outcome.DENIED)
+
+
+class JudgesDiffer(Exception):
+    """The judges disagree about a flow, which is a defect of this program. `answers` by judge."""
+
+    def __init__(self, flow: Flow, answers: Mapping[str, Result]) -> None:
+        said = "; ".join(
+            f"{name} says {one.verdict} (egress {one.egress.reason}, ingress {one.ingress.reason})"
+            for name, one in answers.items()
+        )
+        super().__init__(f"{flow.source} to {flow.destination} {flow.protocol} {flow.port}: {said}")
+        self.flow = flow
+        self.answers = answers
+
+
+class Engine:
+    """Judges flows in one world. Compiles it once, when it is made.
+
+    `enable_policy` is "default", "always" or "never"; `cidr_match` any of "nodes", "pods"
+    (policy-cidr-match-mode); `judge` one of JUDGES. Engines of different worlds are independent,
+    and a rule has the same number in each as long as nothing else took it.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        enable_policy: str = "default",
+        cidr_match: Iterable[str] = (),
+        judge: str = "maps",
+    ) -> None:
+        if judge not in JUDGES:
+            raise ValueError(f"judge {judge!r} is none of {', '.join(JUDGES)}")
+        self.world = world
+        self.mode = Mode(enable_policy)
+        self.judge = judge
+        self.ids = Ids()
+        self.state = world.state(self.mode, frozenset(cidr_match))
+        self.compiler = Compiler(self.state, self.ids)
+        self.compiler.update()
+        desired = self.compiler.desired()
+        self.maps = desired.maps
+        self.policy_maps = {**BUILT_IN, **desired.policies}
+        self.places = Places(world, self.maps, self.state.config.cidr_match)
+        self._policies = list(world.policies.values())
+        self._context = self.state.context()
+        self._found: dict[str, Place | FlowError] = {}
+        self._policed = bool(self._policies) and self.mode is not Mode.NEVER
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """What could not be compiled: the node would keep these endpoints closed."""
+        return self.compiler.problems
+
+    def eval(self, flow: Flow | Mapping[str, Any], judge: str = "") -> Result:
+        """Return what becomes of a flow. `judge` instead of the engine's own.
+
+        Raises FlowError for a flow that cannot be judged, and JudgesDiffer with judge "all".
+        """
+        asked = flow if isinstance(flow, Flow) else as_flow(flow)
+        judge = judge or self.judge
+        if judge != "all":
+            return self._eval(asked, judge)
+        answers = {name: self._eval(asked, name) for name in ("model", "maps")}
+        if len({_essence(one) for one in answers.values()}) > 1:
+            raise JudgesDiffer(asked, answers)
+        return answers["maps"]
+
+    def place(self, name: str) -> Place:
+        """Return one end by name. Raises FlowError."""
+        found = self._found.get(name)
+        if found is None:
+            try:
+                found = self.places.find(name)
+            except FlowError as error:
+                found = error
+            self._found[name] = found
+        if isinstance(found, FlowError):
+            raise found
+        return found
+
+    def _eval(self, flow: Flow, judge: str) -> Result:
+        if flow.reply:
+            opener = Flow(flow.destination, flow.source, flow.protocol, flow.port)
+            return self._reply(flow, self._eval(opener, judge))
+        source = self.place(flow.source)
+        worst: Result | None = None
+        targets = self.places.targets(flow)
+        for name, port in targets:
+            destination = self.place(name)
+            protocol, number = packet(flow, source, destination, port)
+            egress, ingress = self.halves(source, destination, protocol, number, judge)
+            outcome = together(egress, ingress)
+            if worst is None or _SEVERITY.index(outcome) > _SEVERITY.index(worst.verdict):
+                backend = None if name == flow.destination else name
+                worst = Result(
+                    flow.source, flow.destination, flow.protocol, flow.port,
+                    outcome, egress, ingress, backend,
+                )  # fmt: skip
+        assert worst is not None
+        return worst
+
+    @staticmethod
+    def _reply(flow: Flow, opened: Result) -> Result:
+        """Return the answer for a reply: what its connection's opening packet got decides."""
+        egress, ingress = opened.ingress, opened.egress
+        if opened.verdict is not Outcome.DENIED:
+            egress = ingress = Half(opened.verdict, Because.REPLY, None, None, None)
+        return Result(
+            flow.source, flow.destination, flow.protocol, flow.port, opened.verdict, egress, ingress
+        )
+
+    def halves(
+        self, source: Place, destination: Place, protocol: int, port: int, judge: str
+    ) -> tuple[Half, Half]:
+        """Return egress and ingress of a packet; `judge` is "model" or "maps"."""
+        ask = self._by_model if judge == "model" else self._by_maps
+        return (
+            ask(source, destination, Direction.EGRESS, protocol, port),
+            ask(destination, source, Direction.INGRESS, protocol, port),
+        )
+
+    def peer(self, own: Place, other: Place) -> Place:
+        """Return the other end as `own` sees it: its own node is host, others are remote."""
+        if other.is_node and own.node and other.node == own.node:
+            return self.place("entity:host")
+        return other
+
+    def _by_model(
+        self, own: Place, other: Place, direction: Direction, protocol: int, port: int
+    ) -> Half:
+        if not own.unit:
+            return self.unpoliced
+        asked = Question(
+            own.own, self.peer(own, other).end, direction, protocol, port, self.mode, self._context
+        )
+        judged = verdict(self._policies, asked)
+        return self._of_verdict(own, direction, judged)
+
+    def _of_verdict(self, own: Place, direction: Direction, judged: Verdict) -> Half:
+        if judged.reason is Reason.NO_POLICY:
+            return self.unpoliced
+        outcome = Outcome.ALLOWED if judged.allowed else Outcome.DENIED
+        if judged.reason is Reason.REDIRECT:
+            outcome = Outcome.REDIRECTED
+        reason = _REASONS[judged.reason]
+        if reason in (Because.DEFAULT_DENY, Because.REFUSED):
+            return self.closed(own.unit, direction, None)
+        rule = (judged.rules[0].policy, judged.rules[0].path) if judged.rules else None
+        return self.half(outcome, reason, rule, None)
+
+    def _by_maps(
+        self, own: Place, other: Place, direction: Direction, protocol: int, port: int
+    ) -> Half:
+        if not own.unit:
+            return self.unpoliced
+        peer = self.peer(own, other)
+        hit = self._lookup(own, peer, direction, protocol, port)
+        return self.of_hit(own.unit, direction, hit)
+
+    def _lookup(
+        self, own: Place, peer: Place, direction: Direction, protocol: int, port: int
+    ) -> Hit:
+        asked = Asked(peer.end.identity, direction, protocol, port, peer.cidr)
+        return policy_lookup(self.policy_maps, endpoint_policy(self.maps, own.unit), asked)
+
+    def of_hit(self, unit: int, direction: Direction, hit: Hit) -> Half:
+        """Return the half that a lookup in a unit's maps means."""
+        if not hit.enforced:
+            return self.unpoliced
+        if hit.verdict == -DropReason.POLICY:
+            return self.closed(unit, direction, hit_text(hit))
+        rule = self.ids.rules.rule(hit.rule_id)
+        if hit.verdict < 0:
+            return self.half(Outcome.DENIED, Because.DENY_RULE, rule, hit_text(hit))
+        if hit.proxy_port:
+            return self.half(Outcome.REDIRECTED, Because.REDIRECT, rule, hit_text(hit))
+        reason = {
+            RuleIds.ALLOW_LOCALHOST: Because.LOCAL_NODE,
+            RuleIds.ALLOW_ALL: Because.NO_DEFAULT_DENY,
+        }.get(RuleIds(hit.rule_id) if hit.rule_id < RuleIds.FIRST else RuleIds.FIRST)
+        return self.half(Outcome.ALLOWED, reason or Because.ALLOW_RULE, rule, hit_text(hit))
+
+    @property
+    def unpoliced(self) -> Half:
+        """The half of an end that no policy is about."""
+        reason = Because.NOT_SELECTED if self._policed else Because.NO_POLICY
+        return Half(Outcome.ALLOWED, reason, None, None, None)
+
+    def closed(self, unit: int, direction: Direction, entry: str | None) -> Half:
+        """Return the half of a unit whose policies deny what no rule allows."""
+        specs = self.selecting(unit)
+        for key, spec in specs:
+            refusal = self.world.policies[key].refusal
+            if refusal is not None and spec.default_deny(direction) is not None:
+                rule = (key, refusal[0] or spec.path)
+                return self.half(Outcome.DENIED, Because.REFUSED, rule, entry)
+        for key, spec in specs:
+            if spec.default_deny(direction):
+                return self.half(Outcome.DENIED, Because.DEFAULT_DENY, (key, spec.path), entry)
+        return self.half(Outcome.DENIED, Because.DEFAULT_DENY, None, entry)
+
+    def selecting(self, unit: int) -> list[tuple[PolicyKey, Spec]]:
+        """Return the ordinary specs that select a unit and are in force, in object order."""
+        return [
+            (key, spec)
+            for key, path in self.compiler.policies.selecting(unit)
+            for spec in self.world.policies[key].specs
+            if spec.path == path
+            and self.world.policies[key].tier is Tier.NORMAL
+            and not self.world.policies[key].audit
+        ]
+
+    def half(
+        self,
+        outcome: Outcome,
+        reason: Because,
+        rule: tuple[PolicyKey, str] | None,
+        entry: str | None,
+    ) -> Half:
+        """Return a half that a rule decided, with the place where the rule was read."""
+        if rule is None:
+            return Half(outcome, reason, None, None, entry)
+        key, path = rule
+        manifest = self.world.manifests.get(key)
+        file, line = (None, None) if manifest is None else (manifest.file, manifest.line(path))
+        return Half(outcome, reason, policy_name(key), path, entry, file, line)
+
+
+def as_flow(given: Mapping[str, Any]) -> Flow:
+    """Return a flow from a mapping. Raises FlowError naming what is missing or wrong."""
+    try:
+        return msgspec.convert(given, Flow)
+    except msgspec.ValidationError as error:
+        raise FlowError(str(error)) from error
+
+
+def _essence(one: Result) -> tuple[object, ...]:
+    """Return what all judges must agree on."""
+    return one.verdict, one.egress.reason, one.ingress.reason, one.backend

@@ -1,0 +1,292 @@
+"""Questions about a world: flows by name, and what their two ends are.
+
+    {"source": "default/web", "destination": "10.1.2.3", "protocol": "TCP", "port": 80}
+
+An end is a pod ("namespace/name"; a workload's name stands for its pods), an address (one that a
+pod, a node or a Service has stands for it), an entity of exactly one kind ("entity:world",
+"entity:host", …), a node ("node:name"), an identity ("identity:1234"), or as destination a Service
+("svc:namespace/name"), which is all that stands behind it at its target port.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fimbria.analysis.prefixes import LongestPrefix
+from fimbria.datapath.abi import Identity
+from fimbria.model.labels import LabelSet
+from fimbria.model.peers import Prefix, host_prefix
+from fimbria.model.policy import Protocol
+from fimbria.model.semantics import End
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fimbria.analysis.world import Pod, World
+    from fimbria.model.peers import ServiceKey
+
+PROTOCOLS = {protocol.name: int(protocol) for protocol in Protocol}
+
+ENTITIES = {
+    "host": Identity.HOST,
+    "remote-node": Identity.REMOTE_NODE,
+    "kube-apiserver": Identity.KUBE_APISERVER,
+    "world": Identity.WORLD_IPV4,
+    "world-ipv4": Identity.WORLD_IPV4,
+    "world-ipv6": Identity.WORLD_IPV6,
+    "health": Identity.HEALTH,
+    "init": Identity.INIT,
+    "ingress": Identity.INGRESS,
+    "unmanaged": Identity.UNMANAGED,
+}
+"""Entities that are one end of a flow. `world` is an address that no rule names by CIDR."""
+
+FAMILIES = (Prefix(bytes(4), 0), Prefix(bytes(16), 0))
+
+
+class Flow(msgspec.Struct, frozen=True, gc=False):
+    """The first packet of a connection. `port` is the destination port, for ICMP the type.
+
+    `protocol` is one of PROTOCOLS; ICMP between IPv6 addresses means ICMPv6. With `reply` it is the
+    answer from the source to the destination, which opened the connection to the source's `port`.
+    """
+
+    source: str
+    destination: str
+    protocol: str
+    port: int
+    reply: bool = False
+
+
+class FlowError(ValueError):
+    """A flow that cannot be judged; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """One end of a flow, found.
+
+    `unit` is the endpoint id in the world's compiled state, 0 for whom no policy selects. `end` is
+    what rules see, with the ports that anyone of its identity names; `own` the same with its own
+    ports. `node` is the node that a pod runs on or that a node is ("" unknown). `family` is 4 or 6,
+    0 if it has none. `cidr` is the identity of its address on the CIDR side, 0 if CIDRs do not
+    apply.
+    """
+
+    name: str
+    end: End
+    own: End
+    unit: int = 0
+    node: str = ""
+    family: int = 0
+    cidr: int = 0
+    is_node: bool = False
+    pod: Pod | None = None
+
+
+class Places:
+    """Finds ends by name. `maps` are the compiled ones, for what addresses are."""
+
+    def __init__(
+        self,
+        world: World,
+        maps: Mapping[str, Mapping[bytes, bytes]],
+        cidr_match: frozenset[str] = frozenset(),
+    ) -> None:
+        self._world = world
+        self._ipcache = LongestPrefix(maps["cilium_ipcache"])
+        self._cidrs = LongestPrefix(maps.get("cilium_cidr", {}))
+        self._cidr_match = cidr_match
+        self._labels: dict[int, LabelSet] = {}
+        self._pod_cidrs = [
+            ip_network(text, strict=False)
+            for node in world.nodes.values()
+            for text in node.pod_cidrs
+        ]
+
+    def find(self, name: str) -> Place:
+        """Return the end of that name. Raises FlowError for one that is unknown."""
+        if name.startswith("entity:"):
+            return self._entity(name)
+        if name.startswith("identity:"):
+            return self._identity(name)
+        if name.startswith("node:"):
+            return self._node(name, name.removeprefix("node:"))
+        if name.startswith("svc:"):
+            raise FlowError(f"{name}: a service is a destination, never a source")
+        if name in self._world.pods:
+            return self._pod(name, self._world.pods[name])
+        if name in self._world.host_pods:
+            return self._node(name, self._world.host_pods[name])
+        try:
+            ip = ip_address(name).packed
+        except ValueError:
+            raise FlowError(f"{name}: there is no such pod, and it is no address") from None
+        return self._address(name, ip)
+
+    def targets(self, flow: Flow) -> list[tuple[str, int]]:
+        """Return what a flow's destination stands for: (name of an end, destination port) each.
+
+        Raises FlowError for a Service that is unknown, has no such port, or nothing behind it.
+        """
+        key = self._service(flow.destination)
+        if key is None:
+            return [(flow.destination, flow.port)]
+        name = f"service {key[0]}/{key[1]}"
+        service = self._world.services[key]
+        wanted = flow.protocol.upper()
+        ports = [
+            port
+            for port in self._world.service_ports[key]
+            if port.port == flow.port and port.protocol == wanted
+        ]
+        if not ports:
+            raise FlowError(f"{name} has no port {flow.port}/{wanted}")
+        target = ports[0].target_port or flow.port
+        if service.selector is None:
+            found = [str(ip_address(ip)) for ip in service.backends]
+            pairs = [(ip, flow.port if isinstance(target, str) else target) for ip in found]
+        else:
+            pods = [
+                pod
+                for pod in self._world.pods.values()
+                if pod.namespace == key[0] and service.selector.matches(self.labels(pod.identity))
+            ]
+            pairs = [
+                (str(pod), number)
+                for pod in pods
+                for number in _numbers(pod, target, PROTOCOLS.get(wanted, 0))
+            ]
+        if not pairs:
+            raise FlowError(f"{name} has nothing behind its port {flow.port}/{wanted}")
+        return pairs
+
+    def _service(self, name: str) -> ServiceKey | None:
+        """Return the Service that a destination is, None if it is none."""
+        if name.startswith("svc:"):
+            namespace, _, bare = name.removeprefix("svc:").rpartition("/")
+            key = namespace or "default", bare
+            if key not in self._world.services:
+                raise FlowError(f"{name}: there is no such service")
+            return key
+        if not self._world.service_ips:
+            return None
+        try:
+            return self._world.service_ips.get(ip_address(name).packed)
+        except ValueError:
+            return None
+
+    def labels(self, identity: int) -> LabelSet:
+        """Return the labels of an identity."""
+        found = self._labels.get(identity)
+        if found is None:
+            labels = self._world.identities.get(identity, ())
+            found = self._labels[identity] = LabelSet(labels)
+        return found
+
+    def _end(self, identity: int, net: Prefix | None = None) -> End:
+        named = self._world.named.get(identity, frozenset())
+        return End(identity, self.labels(identity), named, net)
+
+    def _pod(self, name: str, pod: Pod, ip: bytes | None = None) -> Place:
+        ip = ip or pod.addresses[0]
+        net, cidr = self._cidr(ip, "pods")
+        end = self._end(pod.identity, net)
+        own = End(pod.identity, end.labels, frozenset(pod.named), net)
+        number = self._world.units[pod.unit]
+        return Place(name, end, own, number, pod.node, _family(pod, ip), cidr, pod=pod)
+
+    def _node(self, name: str, node: str, ip: bytes | None = None) -> Place:
+        row = self._world.nodes.get(node)
+        if row is None and name.startswith("node:"):
+            raise FlowError(f"{name}: there is no such node")
+        if ip is None and row is not None:
+            ip = next(iter(row.addresses), None)
+        api = ip in self._world.api_servers
+        net, cidr = (None, 0) if ip is None else self._cidr(ip, "nodes")
+        identity = Identity.KUBE_APISERVER if api else Identity.REMOTE_NODE
+        end = self._end(int(identity), net)
+        family = 0 if ip is None else 4 if len(ip) == 4 else 6
+        return Place(name, end, end, 0, node, family, cidr, is_node=True)
+
+    def _entity(self, name: str) -> Place:
+        identity = ENTITIES.get(name.removeprefix("entity:"))
+        if identity is None:
+            raise FlowError(f"{name}: the entities of a flow are {', '.join(ENTITIES)}")
+        return self._reserved(name, int(identity))
+
+    def _identity(self, name: str) -> Place:
+        text = name.removeprefix("identity:")
+        if not text.isdecimal() or int(text) not in self._world.identities:
+            raise FlowError(f"{name}: there is no such identity")
+        return self._reserved(name, int(text))
+
+    def _reserved(self, name: str, identity: int) -> Place:
+        family = {Identity.WORLD_IPV4: 4, Identity.WORLD_IPV6: 6}.get(Identity(identity), 0) if (
+            identity < 256
+        ) else 0  # fmt: skip
+        net = {4: FAMILIES[0], 6: FAMILIES[1]}.get(family)
+        end = self._end(identity, net)
+        return Place(name, end, end, family=family)
+
+    def _address(self, name: str, ip: bytes) -> Place:
+        pod = self._world.by_address.get(ip)
+        if pod is not None:
+            return self._pod(name, pod, ip)
+        if ip in self._world.node_of:
+            return self._node(name, self._world.node_of[ip], ip)
+        family = 4 if len(ip) == 4 else 6
+        if ip in self._world.api_servers:
+            end = self._end(int(Identity.KUBE_APISERVER))
+            return Place(name, end, end, family=family)
+        world = Identity.WORLD_IPV4 if family == 4 else Identity.WORLD_IPV6
+        inside = any(ip_address(ip) in net for net in self._pod_cidrs)
+        net = FAMILIES[family == 6] if inside else host_prefix(ip)
+        labels = self.labels(int(world))
+        end = End(self._ipcache.find(ip) or int(world), labels, net=net)
+        return Place(name, end, end, family=family)
+
+    def _cidr(self, ip: bytes, like: str) -> tuple[Prefix | None, int]:
+        """Return what rules by CIDR see of an address of the cluster."""
+        if like not in self._cidr_match:
+            return None, 0
+        return host_prefix(ip), self._cidrs.find(ip)
+
+
+def _family(pod: Pod, ip: bytes) -> int:
+    """Return a pod's family; 0 if it has addresses of both and may use either."""
+    if len({len(one) for one in pod.addresses}) > 1:
+        return 0
+    return 4 if len(ip) == 4 else 6
+
+
+def _numbers(pod: Pod, target: int | str, protocol: int) -> list[int]:
+    """Return the number of a Service's target port at a pod; none if it names no such port."""
+    if isinstance(target, int):
+        return [target]
+    return [number for name, of, number in pod.named if (name, of) == (target, protocol)][:1]
+
+
+def packet(flow: Flow, source: Place, destination: Place, port: int) -> tuple[int, int]:
+    """Return (protocol, port) of a flow's packet between two places, `port` at the destination.
+
+    Raises FlowError.
+    """
+    protocol = PROTOCOLS.get(flow.protocol.upper())
+    if protocol is None:
+        raise FlowError(f"protocol {flow.protocol!r} is none of {', '.join(PROTOCOLS)}")
+    families = {source.family, destination.family} - {0}
+    if len(families) > 1:
+        raise FlowError(f"{source.name} and {destination.name} have no address family in common")
+    if protocol == Protocol.ICMP and families == {6}:
+        protocol = int(Protocol.ICMPV6)
+    icmp = protocol in (Protocol.ICMP, Protocol.ICMPV6)
+    first, last = (0, 0xFF) if icmp else (1, 0xFFFF)
+    if not first <= port <= last:
+        word = "ICMP type" if icmp else "port"
+        raise FlowError(f"{word} {port} is not from {first} to {last}")
+    return protocol, port
