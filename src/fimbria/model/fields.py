@@ -97,19 +97,17 @@ class Fields:
         items = self.items(name)
         return None if items is None else tuple(read(item, path) for path, item in items)
 
+    def filled(self, name: str, read: Callable[[Any, str], T]) -> tuple[T, ...] | None:
+        """Take a list where an empty one would say nobody knows what; None if it is absent."""
+        found = self.each(name, read)
+        if found == ():
+            raise PolicyError(self.at(name), "is empty: leave it out, or name what is allowed")
+        return found
+
     def texts(self, name: str) -> dict[str, str]:
         """Take a mapping of strings to strings; empty if it is absent."""
         value = self.any(name)
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise PolicyError(self.at(name), f"expected a mapping, not {_kind(value)}")
-        found: dict[str, str] = {}
-        for key, item in cast("dict[Any, Any]", value).items():
-            if not isinstance(key, str) or not isinstance(item, str):
-                raise PolicyError(f"{self.at(name)}.{key}", "expected strings")
-            found[key] = item
-        return found
+        return {} if value is None else texts(value, self.at(name))
 
     def only_one(self, *names: str) -> str:
         """Return which of these fields is present. Raises unless exactly one is."""
@@ -144,6 +142,18 @@ def word(value: Any, path: str) -> str:
     if not isinstance(value, str):
         raise PolicyError(path, f"expected a string, not {_kind(value)}")
     return value
+
+
+def texts(value: Any, path: str) -> dict[str, str]:
+    """Read a mapping of strings to strings."""
+    if not isinstance(value, dict):
+        raise PolicyError(path, f"expected a mapping, not {_kind(value)}")
+    found: dict[str, str] = {}
+    for key, item in cast("dict[Any, Any]", value).items():
+        if not isinstance(key, str) or not isinstance(item, str):
+            raise PolicyError(f"{path}.{key}", "expected strings")
+        found[key] = item
+    return found
 
 
 def _kind(value: Any) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 255
 _NAME = re.compile(r"[-a-z0-9_]+(\.[-a-z0-9_]+)*\.?")
+_DOMAIN = re.compile(r"([a-z0-9]([-a-z0-9_]*[a-z0-9])?\.)+[a-z0-9]([-a-z0-9_]*[a-z0-9])?\.?")
 _PATTERN = re.compile(r"[-a-z0-9_*]+(\.[-a-z0-9_*]+)*\.?")
 
 
@@ -35,7 +36,7 @@ def fqdn(value: Any, path: str) -> Fqdn:
 def domain(text: str, path: str) -> Fqdn:
     """Read a domain name of a ClusterNetworkPolicy; `*.` before it: all below. PolicyError."""
     below = text.startswith("*.")
-    found = _dotted(text.removeprefix("*."), path, _NAME, "a domain name")
+    found = _dotted(text.removeprefix("*."), path, _DOMAIN, "a domain name")
     return Fqdn("", f"**.{found}") if below else Fqdn(found)
 
 

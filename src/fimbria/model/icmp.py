@@ -1,7 +1,7 @@
 """Reading ICMP types of rules.
 
-Limit: 40 fields in a list (Cilium's CRDs). Names of types: IANA's registries, spelled as in the
-same.
+Limit: 40 fields in a list (Cilium's CRDs). Names of types: IANA's registries, spelled as
+there.
 """
 
 from __future__ import annotations

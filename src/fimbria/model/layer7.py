@@ -10,7 +10,7 @@ import re
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fimbria.model.fields import Fields, word
+from fimbria.model.fields import Fields, texts, word
 from fimbria.model.fqdn import fqdn
 from fimbria.model.kafka import kafka_rule
 from fimbria.model.policy import PolicyError
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MISMATCHES = ("LOG", "ADD", "DELETE", "REPLACE")
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _POSIX_CLASS = re.compile(r"\[:[a-z]+:\]")
+_BRACKET = re.compile(r"\[\^?\]?[^]]*\]")
+_FLAGS = re.compile(r"\(\?[imsU-]+\)")
 _NOT_REGULAR = re.compile(r"\(\?(?:[=!>(]|<[=!]|P=)|[*+?}]\+")
 
 
@@ -32,8 +35,8 @@ class Layer7(NamedTuple):
 
 def layer7(fields: Fields) -> Layer7 | None:
     """Read `rules` of a port; None if they are empty. Raises PolicyError."""
-    found = [Layer7(name, name) for name, read in _READERS.items() if _section(fields, name, read)]
-    pairs = _section(fields, "l7", _pairs)
+    found = [Layer7(name, name) for name, read in _READERS.items() if fields.filled(name, read)]
+    pairs = fields.filled("l7", _pairs)
     protocol = fields.text("l7proto")
     if protocol:
         found.append(Layer7(protocol, "l7proto"))
@@ -56,23 +59,17 @@ def secret(value: Any, path: str) -> None:
 
 def regular_expression(text: str, path: str) -> None:
     """Check an extended regular expression (POSIX, RE2). Raises PolicyError."""
-    escaped = re.findall(r"\\(.)", text, re.DOTALL)
-    bare = re.sub(r"\\.", "_", _POSIX_CLASS.sub("_", text), flags=re.DOTALL)
-    if any(one in "123456789" for one in escaped) or _NOT_REGULAR.search(bare):
-        raise PolicyError(path, f"{text!r} looks around or back, which no regular expression does")
+    plain = _POSIX_CLASS.sub("_", text)
+    bare = _BRACKET.sub("_", _ESCAPED.sub("_", plain))
+    backward = any(one in "123456789" for one in _ESCAPED.findall(plain))
+    if backward or _NOT_REGULAR.search(bare):
+        raise PolicyError(path, f"{text!r} goes beyond extended regular expressions")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sets in sets, which POSIX does not have
-            re.compile(_POSIX_CLASS.sub("_", text))
+            re.compile(_FLAGS.sub("", plain))
     except (re.error, OverflowError, RecursionError) as error:
         raise PolicyError(path, f"{text!r} is no regular expression: {error}") from error
-
-
-def _section(fields: Fields, name: str, read: Callable[[Any, str], None]) -> bool:
-    items = fields.each(name, read)
-    if items == ():
-        raise PolicyError(fields.at(name), "is empty: leave it out, or name what is allowed")
-    return items is not None
 
 
 def _http(value: Any, path: str) -> None:
@@ -106,9 +103,8 @@ def _dns(value: Any, path: str) -> None:
 
 
 def _pairs(value: Any, path: str) -> None:
-    pairs = Fields({"pair": value}, "").texts("pair") if isinstance(value, dict) else None
-    if pairs is None or "" in pairs:
-        raise PolicyError(path, "expected a mapping of names to values")
+    if "" in texts(value, path):
+        raise PolicyError(path, "expected names of fields that are not empty")
 
 
 _READERS: dict[str, Callable[[Any, str], None]] = {

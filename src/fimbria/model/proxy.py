@@ -49,7 +49,7 @@ def proxy_of(fields: Fields, place: Place) -> Proxy | None:
         if context is not None:
             _tls(context)
             encrypted = encrypted or fields.at(name)
-    names = fields.each("serverNames", _server_name)
+    names = fields.filled("serverNames", _server_name)
     if names:
         encrypted = encrypted or fields.at("serverNames")
     listener = fields.mapping("listener")
