@@ -92,6 +92,7 @@ class Agent:
         self.cluster.pods_changed = self._pods_changed
         self.cluster.identities_lost = self._recreate.trigger
         self.cluster.policies.judged = self.statuses.report
+        self.cluster.references.judged = self.statuses.report
         self.cluster.endpoints = lambda: [endpoint.file for endpoint in self.endpoints]
         self.cluster.own_node_changed = self._own_node_changed
         self.cluster.own_endpoints_changed = self._own_endpoints_changed

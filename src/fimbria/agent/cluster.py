@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fimbria.agent import convert
 from fimbria.agent.intake import Intake
+from fimbria.agent.references import References
 from fimbria.compile.state import ClusterState, Node, NodeConfig
 from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelError, LabelFilter
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from fimbria.agent.watches import Watches
     from fimbria.agent.wiring import Gateway
     from fimbria.compile.state import RemoteEndpoint
+    from fimbria.model.labels import Labels
     from fimbria.model.policy import Policy
     from fimbria.sources.kube import KubeClient
     from fimbria.sources.options import Config
@@ -82,6 +84,7 @@ class Cluster:
         self.config = config
         self.state = ClusterState(config.node_name, _node_config(config))
         self.policies = Intake(self.state, self._parse)
+        self.references = References(self.state)
         self.revision = 1
         self.pod_cidrs = PodCidrs()
         self.dirty: Callable[[], None] = _nothing
@@ -105,6 +108,10 @@ class Cluster:
         watches.on_namespaces = self._on_namespaces
         watches.on_pods = self._on_pods
         watches.on_policies = self._on_policies
+        watches.on_node_labels = self._on_node_labels
+        watches.on_groups = lambda changes: self._took(self.references.groups(changes))
+        watches.on_services = lambda changes: self._took(self.references.services(changes))
+        watches.on_slices = lambda changes: self._took(self.references.slices(changes))
 
     # -- what this node itself contributes
 
@@ -123,6 +130,7 @@ class Cluster:
             pod_cidrs=pod_cidrs,
             tunnel_ip=first[0] or None,
             routers=tuple(routers),
+            labels=self._watches.node_labels.rows.get(("", self.config.node_name), ()),
         )
         self.state.nodes.put(self.config.node_name, self._own)
 
@@ -225,7 +233,20 @@ class Cluster:
             elif change.new is None:
                 self.state.nodes.delete(name)
             else:
-                self.state.nodes.put(name, convert.node_row(change.new))
+                labels = self._watches.node_labels.rows.get(change.key, ())
+                self.state.nodes.put(name, replace(convert.node_row(change.new), labels=labels))
+        self.dirty()
+
+    def _on_node_labels(self, changes: Sequence[Change[Labels]]) -> None:
+        for change in changes:
+            name = change.key[1]
+            row = self.state.nodes.get(name)
+            if row is None:
+                continue  # its CiliumNode, or its devices, are still to come
+            row = replace(row, labels=change.new or ())
+            self.state.nodes.put(name, row)
+            if name == self.config.node_name:
+                self._own = row
         self.dirty()
 
     def _on_endpoints(self, changes: Sequence[Change[CepRow]]) -> None:
@@ -276,7 +297,11 @@ class Cluster:
     def _on_policies(
         self, resource: Resource[Document], changes: Sequence[Change[Document]]
     ) -> None:
-        if self.policies.take(resource, changes):
+        self._took(self.policies.take(resource, changes))
+
+    def _took(self, changed: bool) -> None:
+        """What policies say has changed: that is a new revision."""
+        if changed:
             self.revision += 1
             self._revised.set()
             self._revised = asyncio.Event()
@@ -288,7 +313,12 @@ class Cluster:
             self.dirty()
 
     def _parse(self, document: Document, kind: str) -> Policy:
-        return parse_policy(document, kind, cluster=self.config.cluster_name)
+        return parse_policy(
+            document,
+            kind,
+            cluster=self.config.cluster_name,
+            node_labels=self.state.config.node_labels,
+        )
 
     async def reached(self, revision: int) -> None:
         """Wait until the policy revision is at least this."""

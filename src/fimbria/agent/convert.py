@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Namespace,
         Pod,
     )
+    from fimbria.sources.resources import Node as NodeObject
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 FINISHED = ("Succeeded", "Failed")
@@ -101,6 +102,11 @@ def node_row(item: CiliumNode) -> Node:
         tunnel_ip=ipv4s[0] if ipv4s else None,
         routers=tuple(raw for kind, raw in addresses if kind == ROUTER_ADDRESS),
     )
+
+
+def node_labels(item: NodeObject) -> Labels:
+    """Return a Node's labels with source "node", sorted."""
+    return canonical(f"node:{key}={value}" for key, value in (item.metadata.labels or {}).items())
 
 
 def local_row(file: EndpointFile) -> LocalEndpoint:

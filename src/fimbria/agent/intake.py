@@ -55,7 +55,7 @@ class Held:
     key: PolicyKey
     resource: Resource[Document]
     document: Document
-    policy: Policy | None
+    policy: Policy | None = None
     error: str = ""
     withheld: str = ""
     told: Judgement | None = None
@@ -148,7 +148,7 @@ class Intake:
         except PolicyError as error:
             log.warning("%s left out: %s", key, error)
             changed = self._drop(key)
-            held = self._held[key] = Held(key, resource, document, None, str(error))
+            held = self._held[key] = Held(key, resource, document, error=str(error))
             self._tell(held)
             return changed
         old = self._held.get(key)

@@ -11,22 +11,35 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from fimbria.agent.convert import CepRow, endpoint_row, living_pod, policy_document
+from fimbria.agent.convert import (
+    CepRow,
+    endpoint_row,
+    living_pod,
+    node_labels,
+    policy_document,
+)
+from fimbria.agent.references import SliceRow, service_row, slice_row
 from fimbria.sources.reflector import Change, Reflector
 from fimbria.sources.resources import (
+    CILIUM_CIDR_GROUPS,
     CILIUM_CLUSTERWIDE_POLICIES,
     CILIUM_ENDPOINTS,
     CILIUM_IDENTITIES,
     CILIUM_NETWORK_POLICIES,
     CILIUM_NODES,
+    CLUSTER_NETWORK_POLICIES,
+    ENDPOINT_SLICES,
     NAMESPACES,
     NETWORK_POLICIES,
+    NODES,
     PODS,
+    SERVICES,
     CiliumEndpoint,
     CiliumIdentity,
     CiliumNode,
     Document,
     Namespace,
+    Node,
     Pod,
     Resource,
 )
@@ -34,9 +47,18 @@ from fimbria.sources.resources import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fimbria.model.labels import Labels
+    from fimbria.model.peers import Service
     from fimbria.sources.kube import KubeClient
 
-POLICY_KINDS = (NETWORK_POLICIES, CILIUM_NETWORK_POLICIES, CILIUM_CLUSTERWIDE_POLICIES)
+POLICY_KINDS = (
+    NETWORK_POLICIES,
+    CILIUM_NETWORK_POLICIES,
+    CILIUM_CLUSTERWIDE_POLICIES,
+    CLUSTER_NETWORK_POLICIES,
+)
+OF_SELECTORS = "endpointslice-controller.k8s.io"
+"""Who manages the EndpointSlices of Services that have a selector: they are not asked for."""
 
 
 class Watches:
@@ -51,6 +73,10 @@ class Watches:
         self.on_pods: Callable[[Sequence[Change[Pod]]], None] = _nothing
         self.on_policies: Callable[[Resource[Document], Sequence[Change[Document]]], None]
         self.on_policies = lambda resource, changes: None
+        self.on_node_labels: Callable[[Sequence[Change[Labels]]], None] = _nothing
+        self.on_groups: Callable[[Sequence[Change[Document]]], None] = _nothing
+        self.on_services: Callable[[Sequence[Change[Service]]], None] = _nothing
+        self.on_slices: Callable[[Sequence[Change[SliceRow]]], None] = _nothing
         self.synced = asyncio.Event()
         self.nodes: Reflector[CiliumNode, CiliumNode] = Reflector(
             client, CILIUM_NODES, _same, lambda changes: self.on_nodes(changes)
@@ -74,6 +100,26 @@ class Watches:
             lambda changes: self.on_pods(changes),
             field_selector=f"spec.nodeName={node_name}",
         )
+        self.node_labels: Reflector[Node, Labels] = Reflector(
+            client, NODES, node_labels, lambda changes: self.on_node_labels(changes)
+        )
+        self.groups: Reflector[Document, Document] = Reflector(
+            client,
+            CILIUM_CIDR_GROUPS,
+            lambda item: policy_document(item, "CiliumCIDRGroup", CILIUM_CIDR_GROUPS.api_version),
+            lambda changes: self.on_groups(changes),
+            optional=True,
+        )
+        self.services: Reflector[Document, Service] = Reflector(
+            client, SERVICES, service_row, lambda changes: self.on_services(changes)
+        )
+        self.slices: Reflector[Document, SliceRow] = Reflector(
+            client,
+            ENDPOINT_SLICES,
+            slice_row,
+            lambda changes: self.on_slices(changes),
+            label_selector=f"endpointslice.kubernetes.io/managed-by!={OF_SELECTORS}",
+        )
         self.policies: dict[str, Reflector[Document, Document]] = {
             resource.kind: self._policies(client, resource) for resource in POLICY_KINDS
         }
@@ -86,7 +132,7 @@ class Watches:
             resource,
             lambda item: policy_document(item, resource.kind, resource.api_version),
             lambda changes: self.on_policies(resource, changes),
-            optional=resource.group == "cilium.io",
+            optional=resource is not NETWORK_POLICIES,
         )
 
     @property
@@ -98,6 +144,10 @@ class Watches:
             self.identities,
             self.namespaces,
             self.pods,
+            self.node_labels,
+            self.groups,
+            self.services,
+            self.slices,
             *self.policies.values(),
         ]
 
@@ -120,6 +170,14 @@ class Watches:
             f"{one.resource.plural}: {one.health.last_error}"
             for one in self.all
             if one.health.last_error
+        ]
+
+    def absent(self) -> list[str]:
+        """Return the kinds that the API server does not have."""
+        return [
+            f"{one.resource.api_version}::{one.resource.kind}"
+            for one in self.all
+            if one.health.absent
         ]
 
 

@@ -51,6 +51,8 @@ class Health:
     """How a reflector is doing, for `status`."""
 
     connected: bool = False
+    absent: bool = False
+    """The server does not have the kind, which may be so."""
     lists: int = 0
     events: int = 0
     failures: int = 0
@@ -104,6 +106,7 @@ class Reflector(Generic[T, R]):
                 if self.health.last_error:
                     log.info("%s: watching again", self.resource.plural)
                 self.health.connected, self.health.last_error = True, ""
+                self.health.absent = False
                 delay = BACKOFF_FIRST
                 await self._watch()
                 continue
@@ -111,7 +114,7 @@ class Reflector(Generic[T, R]):
                 if is_gone(error) or isinstance(error, DecodeError):
                     fresh = False
                 if self._absent(error):
-                    delay = BACKOFF_MAX
+                    fresh, delay = False, BACKOFF_MAX
                 else:
                     self._failed(error)
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
@@ -121,6 +124,7 @@ class Reflector(Generic[T, R]):
         """True if the kind may be missing and is: then it is an empty list, looked at again."""
         if not (self._optional and is_not_found(error)):
             return False
+        self.health.absent, self.health.last_error = True, ""
         self._replace({})
         self.synced.set()
         return True

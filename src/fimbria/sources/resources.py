@@ -267,6 +267,21 @@ CILIUM_CLUSTERWIDE_POLICIES = Resource[Document](
     False,
     dict,
 )
+CLUSTER_NETWORK_POLICIES = Resource[Document](
+    "policy.networking.k8s.io",
+    "v1alpha2",
+    "clusternetworkpolicies",
+    "ClusterNetworkPolicy",
+    False,
+    dict,
+)
+CILIUM_CIDR_GROUPS = Resource[Document](
+    "cilium.io", "v2", "ciliumcidrgroups", "CiliumCIDRGroup", False, dict
+)
+SERVICES = Resource[Document]("", "v1", "services", "Service", True, dict)
+ENDPOINT_SLICES = Resource[Document](
+    "discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", True, dict
+)
 CILIUM_NODES = Resource("cilium.io", "v2", "ciliumnodes", "CiliumNode", False, CiliumNode)
 CILIUM_ENDPOINTS = Resource(
     "cilium.io", "v2", "ciliumendpoints", "CiliumEndpoint", True, CiliumEndpoint
