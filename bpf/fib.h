@@ -65,6 +65,7 @@ static __always_inline bool find_endpoint(struct flow *f)
 		return false;
 	if (ep->flags & ENDPOINT_F_HOST) {
 		f->r.dst_id = ID_HOST;
+		f->r.dst_lxc = cfg_host_firewall ? ENDPOINT_HOST : 0;
 		f->forward.action = ACTION_STACK;
 		return true;
 	}

@@ -51,7 +51,14 @@ enum hook {
 	HOOK_OVERLAY = 3,
 	HOOK_HOST = 4,
 	HOOK_TO_CONTAINER = 5,
+	HOOK_TO_NETDEV = 6, /* only with the host firewall */
 };
+
+/* Does a program see what its endpoint sends, where the others see what it gets? */
+static __always_inline bool is_outward(__u8 hook)
+{
+	return hook == HOOK_CONTAINER || hook == HOOK_TO_NETDEV;
+}
 
 /* What an event says beyond the tuple; zero until a stage knows better. */
 struct report {

@@ -11,10 +11,11 @@
 #include "encap.h"
 #include "events.h"
 #include "icmp.h"
+#include "licence.h"
 #include "rewrite.h"
 #include "verdict.h"
 
-/* On a packet that goes to a pod's device by plain redirect: policy has been done. */
+/* On a packet that another program will see on its device's way out: policy has been done. */
 enum { MARK_JUDGED = 0x0f00, MARK_MASK = 0x0f00, FAST_MISS = -2 };
 
 enum { TRACE_ALL = 0, TRACE_AGGREGATED = 3 };
@@ -54,18 +55,23 @@ static __always_inline int send(struct __sk_buff *skb, const struct ct_dir *forw
 		ret = rewrite(skb, family, is_hop(hook), forward, false);
 		if (ret < 0)
 			return ret;
+		if (cfg_host_firewall)
+			skb->mark = MARK_JUDGED;
 		if (!forward->nexthop)
 			return bpf_redirect_neigh(forward->oif, NULL, 0, 0);
 		next.nh_family = AF_IP4;
 		next.ipv4_nh = forward->nexthop;
 		return bpf_redirect_neigh(forward->oif, &next, sizeof(next), 0);
 	case ACTION_STACK:
+		/* the kernel takes what the overlay carries for the node's own, whatever its MAC */
+		if (hook == HOOK_OVERLAY && skb->pkt_type)
+			bpf_skb_change_type(skb, 0);
 		return STAGE_NEXT;
 	}
 	return -DROP_INVALID;
 }
 
-static __always_inline __u32 trace_point(__u8 action, __u32 dst_id)
+static __always_inline __u32 trace_point(__u8 action, __u32 dst_id, __u8 hook)
 {
 	switch (action) {
 	case ACTION_PEER:
@@ -76,6 +82,8 @@ static __always_inline __u32 trace_point(__u8 action, __u32 dst_id)
 	case ACTION_NEIGH:
 		return TRACE_TO_NETWORK;
 	default:
+		if (hook == HOOK_TO_NETDEV)
+			return TRACE_TO_NETWORK;
 		return dst_id == ID_HOST ? TRACE_TO_HOST : TRACE_TO_STACK;
 	}
 }
@@ -90,6 +98,7 @@ static __always_inline __u32 arrival_point(__u8 hook)
 	case HOOK_OVERLAY:
 		return TRACE_FROM_OVERLAY;
 	case HOOK_HOST:
+	case HOOK_TO_NETDEV:
 		return TRACE_FROM_HOST;
 	default:
 		return TRACE_FROM_STACK;
@@ -118,7 +127,7 @@ __global int trace_cached(struct __sk_buff *skb, struct flow *f, struct ct_entry
 	report_cached(f, e);
 	if (cfg_trace == TRACE_ALL)
 		emit(skb, f, EVENT_TRACE, arrival_point(f->hook));
-	return emit(skb, f, EVENT_TRACE, trace_point(e->dir[f->d & 1].action, f->r.dst_id));
+	return emit(skb, f, EVENT_TRACE, trace_point(e->dir[f->d & 1].action, f->r.dst_id, f->hook));
 }
 
 __global int drop_cached(struct __sk_buff *skb, struct flow *f, struct ct_entry *e, int reason)
@@ -140,6 +149,7 @@ static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, cons
 	struct ct_entry *e;
 	struct ct_dir *dir;
 	__u32 now, expires;
+	bool egress;
 	int ret;
 
 	if (!rt || f->t.tcp_flags & TCP_CONTROL)
@@ -180,7 +190,8 @@ static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, cons
 	ret = send(skb, dir, f->t.family, hook);
 	if (ret < 0)
 		return drop_cached(skb, f, e, -ret);
-	count_metric(0, hook == HOOK_CONTAINER ? DIR_EGRESS : DIR_INGRESS, skb->len);
+	egress = is_outward(hook) || (hook == HOOK_HOST && dir->action == ACTION_TUNNEL);
+	count_metric(0, egress ? DIR_EGRESS : DIR_INGRESS, skb->len);
 	return ret == STAGE_NEXT ? TC_NEXT : ret;
 }
 
@@ -210,7 +221,7 @@ static __always_inline int dispatch(struct __sk_buff *skb, struct flow *f)
 	if (cfg_trace == TRACE_ALL)
 		emit(skb, f, EVENT_TRACE, arrival_point(f->hook));
 	if ((f->r.due && !f->r.told) || cfg_trace < TRACE_AGGREGATED)
-		emit(skb, f, EVENT_TRACE, trace_point(f->forward.action, f->r.dst_id));
+		emit(skb, f, EVENT_TRACE, trace_point(f->forward.action, f->r.dst_id, f->hook));
 	ret = send(skb, &f->forward, f->t.family, f->hook);
 	return ret < 0 ? DROP(f, FILE_REWRITE, -ret) : ret;
 }
@@ -231,7 +242,5 @@ static __always_inline int finish(struct __sk_buff *skb, struct flow *f, int ret
 	count_metric(0, f->r.direction, skb->len);
 	return ret == STAGE_NEXT ? TC_NEXT : ret;
 }
-
-char licence[] SEC("license") = "Dual BSD/GPL";
 
 #endif

@@ -1,22 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Egress of cilium_host: what the host sends, or routes, to pods. Pods of this node get it after
- * their ingress policy; pods of other nodes through the tunnel. The rest stays the kernel's.
+ * their ingress policy; pods of other nodes through the tunnel. The rest stays the kernel's. With
+ * the host firewall the node's own packets are judged as such, too.
  */
 #include "arrive.h"
-
-/* Host is who has one of the node's addresses. Whoever else the kernel routes for is not. */
-static __always_inline void find_source(struct flow *f)
-{
-	struct endpoint_info *ep = lookup_endpoint(&f->t.saddr, f->t.family);
-
-	if (ep && ep->flags & ENDPOINT_F_HOST)
-		f->r.src_id = ID_HOST;
-	else
-		f->r.src_id = outside_identity(lookup_ipcache(&f->t.saddr, f->t.family),
-					       f->t.family);
-	f->carried = f->r.src_id;
-}
 
 static __always_inline int stages(struct __sk_buff *skb, struct flow *f)
 {
@@ -25,8 +13,9 @@ static __always_inline int stages(struct __sk_buff *skb, struct flow *f)
 	find_destination(f);
 	if (!f->r.dst_lxc && f->forward.action != ACTION_TUNNEL)
 		return STAGE_NEXT;
-	find_source(f);
-	if (f->r.dst_lxc)
+	find_routed_source(f);
+	/* what the kernel routes for others to other nodes is no business of this one */
+	if (f->r.dst_lxc || f->r.src_lxc)
 		return deliver(skb, f);
 	f->r.direction = DIR_EGRESS;
 	return dispatch(skb, f);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Ingress of cilium_vxlan. The sender's identity is the VNI, which is believed because the outer
- * source is a node of this cluster.
+ * source is a node of this cluster. With the host firewall the node itself is a receiver, too.
  */
 #include "arrive.h"
 

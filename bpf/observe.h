@@ -4,6 +4,7 @@
 #define FIMBRIA_OBSERVE_H
 
 #include "events.h"
+#include "licence.h"
 #include "parse.h"
 
 static __always_inline int observe(struct __sk_buff *skb, __u32 point)
@@ -21,7 +22,5 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 point)
 	}
 	return TC_NEXT;
 }
-
-char licence[] SEC("license") = "Dual BSD/GPL";
 
 #endif

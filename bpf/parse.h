@@ -319,7 +319,9 @@ __global int parse_full(struct __sk_buff *skb, struct flow *f)
 
 	if (!f)
 		return -DROP_INVALID;
-	if (!(f->t.family == FAMILY_IPV4 ? cfg_ipv4 : cfg_ipv6))
+	/* the node may use a family that its pods have not */
+	if (!(f->t.family == FAMILY_IPV4 ? cfg_ipv4 : cfg_ipv6) &&
+	    !(cfg_host_firewall && (f->hook == HOOK_NETDEV || f->hook == HOOK_TO_NETDEV)))
 		return DROP(f, FILE_PARSE, DROP_UNKNOWN_L3);
 	ret = parse_l3(skb, &f->t, sizeof(struct ethhdr));
 	if (ret < 0)

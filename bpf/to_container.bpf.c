@@ -5,26 +5,6 @@
  */
 #include "arrive.h"
 
-static __always_inline void find_source(struct flow *f)
-{
-	struct endpoint_info *ep = lookup_endpoint(&f->t.saddr, f->t.family);
-
-	if (ep && ep->flags & ENDPOINT_F_HOST)
-		f->r.src_id = ID_HOST;
-	else
-		f->r.src_id = outside_identity(lookup_ipcache(&f->t.saddr, f->t.family),
-					       f->t.family);
-	f->carried = f->r.src_id;
-}
-
-/* The kernel and the pod as neighbours; such packets are never forwarded. */
-static __always_inline bool is_neighbour_discovery(struct __sk_buff *skb, struct flow *f)
-{
-	return f->t.family == FAMILY_IPV6 && f->t.protocol == IPPROTO_ICMPV6 &&
-	       f->t.ttl == ND_HOPS && f->t.fragment == FRAGMENT_NONE &&
-	       parse_ports(skb, &f->t) == 0 && is_link_icmp6(&f->t);
-}
-
 static __always_inline int stages(struct __sk_buff *skb, struct flow *f)
 {
 	int ret;
@@ -35,12 +15,12 @@ static __always_inline int stages(struct __sk_buff *skb, struct flow *f)
 	ret = read_header(skb, f);
 	if (ret < 0)
 		return DROP(f, FILE_TO_CONTAINER, -ret);
-	if (f->parsed == PARSED_IP && is_neighbour_discovery(skb, f))
+	if (is_neighbour_discovery(skb, f))
 		return STAGE_NEXT;
 	find_destination(f);
-	if (!f->r.dst_lxc)
+	if (!f->r.dst_lxc || f->r.dst_lxc == ENDPOINT_HOST)
 		return DROP(f, FILE_TO_CONTAINER, DROP_NON_LOCAL);
-	find_source(f);
+	find_routed_source(f);
 	return deliver(skb, f);
 }
 

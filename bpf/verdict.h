@@ -28,7 +28,8 @@
 /* The endpoint that a program's events and counters are about. */
 static __always_inline void report_hook(struct flow *f)
 {
-	bool egress = f->hook == HOOK_CONTAINER;
+	/* from_host sees both: what the node's pods get, and what the node sends elsewhere */
+	bool egress = is_outward(f->hook) || (f->hook == HOOK_HOST && !f->r.dst_lxc);
 
 	f->r.source = egress ? f->r.src_lxc : f->r.dst_lxc;
 	f->r.direction = egress ? DIR_EGRESS : DIR_INGRESS;
@@ -152,7 +153,7 @@ static __always_inline int deny(struct flow *f, struct ct_entry *e, int ret)
 static __always_inline void report_entry(struct flow *f, const struct ct_entry *e)
 {
 	report_hook(f);
-	f->r.rule = f->hook == HOOK_CONTAINER ? e->rule_egress : e->rule_ingress;
+	f->r.rule = f->r.direction == DIR_EGRESS ? e->rule_egress : e->rule_ingress;
 }
 
 enum { CONNECTION_EXISTS = 1, EEXIST = 17 };
