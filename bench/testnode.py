@@ -271,8 +271,10 @@ class Node:
         policy_id: int,
         flags: int,
         entries: Mapping[abi.PolicyKey, abi.PolicyEntry] | None = None,
+        *,
+        next_id: int = 0,
     ) -> None:
-        """Fills a policy id: what it enforces and its entries."""
+        """Fills a policy id: what it enforces, its entries, and the tier that follows."""
         entries = entries or {}
         inner = BpfMap.create(
             MapType.HASH, key_size=8, value_size=16, max_entries=len(entries) or 1, name="policy"
@@ -288,12 +290,13 @@ class Node:
             flags=flags,
             peer_shapes=(shapes[True][0], shapes[True][1]),
             any_shapes=(shapes[False][0], shapes[False][1]),
+            next_id=next_id,
         )
         self.maps["cilium_policy_info"].put(struct.pack("=I", policy_id), info.pack())
 
-    def assign(self, pod: Pod, policy_id: int, flags: int = 0) -> None:
-        """Points an endpoint at a policy."""
-        ref = abi.PolicyRef(policy_id=policy_id, revision=1, flags=flags)
+    def assign(self, pod: Pod, policy_id: int, flags: int = 0, **fields: int) -> None:
+        """Points an endpoint at a policy; `fields` are further ones of struct policy_ref."""
+        ref = abi.PolicyRef(policy_id=policy_id, revision=1, flags=flags, **fields)
         self.maps["cilium_policy_ref"].put(struct.pack("=I", pod.lxc_id), ref.pack())
 
     # -- packets --

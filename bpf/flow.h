@@ -68,7 +68,7 @@ struct report {
 	__u8 direction; /* enum direction, seen from source */
 	__u8 ct_state;
 	__u8 match;
-	__u8 flags; /* EVENT_F_AUDITED or 0 */
+	__u8 flags; /* EVENT_F_AUDITED, EVENT_F_SHADOW or 0 */
 	__u8 file;
 	__u8 due; /* 1: a trace event is due */
 	__u16 line;
@@ -86,6 +86,36 @@ struct question {
 	__u8 protocol;
 	__u8 fresh; /* 1: a new flow, whose verdict is reported */
 	__u32 rule_egress, rule_ingress; /* the answer: what allowed it at either end */
+	struct addr opener, receiver;    /* only with cfg_cidr_*: the ends' addresses */
+};
+
+/* The best entry so far, by value: the verifier forbids arithmetic on pointers, which compilers like.
+ * rank: precedence, then shape + 1 in the lowest byte; 0 none. */
+struct hit {
+	__u64 rank;
+	__u32 rule;
+	__be16 proxy_port;
+	__u8 flags; /* enum policy_entry_flags */
+	__u8 peer;  /* 1: of the peer's or the CIDR's side */
+};
+
+/* Question and answer of one policy lookup. */
+struct judgement {
+	__u32 policy_id; /* of the first tier; in the answer, of the last that was asked */
+	__u32 identity;  /* the peer's */
+	__u32 cidr;      /* identity of the prefix that the peer's address is in; 0: no such side */
+	__be16 dport;
+	__u8 protocol;
+	__u8 egress; /* 1 egress, 0 ingress */
+	__u32 rule;  /* from here on: the answer */
+	__u8 shape;  /* of the entry that decided, without SHAPE_EGRESS */
+	__u8 match;  /* enum policy_match */
+	__u8 enforced; /* 0: no tier says anything about this direction */
+	__u8 pad;
+	__be16 proxy_port; /* of a redirect */
+	__u16 pad2;
+	__u32 next_id; /* the tier after the last that was asked */
+	struct hit best;
 };
 
 struct flow {
@@ -103,6 +133,7 @@ struct flow {
 	__u64 time;     /* of the packet's events; 0 until the first */
 	struct report r;
 	struct question q;
+	struct judgement judgement, shadow; /* of one end: by its policy, by its shadow policy */
 	struct ct_dir forward;
 	struct ct_entry entry; /* a new connection is built here */
 	__u8 buffer[112];      /* packets of our own are built here */

@@ -1,18 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Policy lookup (docs/DESIGN.md, "Policy"). A key's shape says how much of protocol and port it
- * names; the lookup only visits shapes that the policy has, from the longest to the shortest.
+ * Policy lookup (docs/DESIGN.md, "Policy", "Tiers", "Precedence"). A key's shape says how much of
+ * protocol and port it names; the lookup only visits shapes that the policy has, from the longest
+ * to the shortest.
  *
  *   side   identity   shape      example                       match
  *   peer   peer's     2..17      from A to TCP 80-87           L3-L4
  *   peer   peer's     1          from A, any TCP               L3-proto
  *   peer   peer's     0          from A                        L3-only
+ *   cidr   prefix's   as above   from 10.0.0.0/8, a node in it
  *   any    0          2..17      from anyone to TCP 80         L4-only
  *   any    0          1          from anyone, any TCP          proto-only
  *   any    0          0          from anyone                   all
  *
- * Each side's first hit counts. A deny on either side wins, named after the peer's side if that
- * one denies; otherwise the longer shape, the peer's side at equal length.
+ * Each side's first hit counts. Of these the highest precedence decides, then the longer shape,
+ * then the side that stands first above. What a tier leaves open goes to the next:
+ *
+ *   direction               hit               miss
+ *   not enforced            next              next
+ *   enforced                it decides        drop
+ *   enforced and open       it decides        next
+ *   any, PASS entry         next
+ *   no tier is left         allowed, by RULE_ALLOW_ALL if any tier was enforced
  */
 #ifndef FIMBRIA_POLICY_H
 #define FIMBRIA_POLICY_H
@@ -20,23 +29,7 @@
 #include "flow.h"
 #include "maps.h"
 
-enum { SHAPES = 18 };
-
-/* Question and answer of one policy lookup. */
-struct judgement {
-	__u32 policy_id;
-	__u32 identity; /* the peer's */
-	__be16 dport;
-	__u8 protocol;
-	__u8 egress; /* 1 egress, 0 ingress */
-	__u32 rule;  /* from here on: the answer */
-	__u8 shape;  /* of the entry that decided, without SHAPE_EGRESS */
-	__u8 match;  /* enum policy_match */
-	__u8 enforced; /* 0: the policy says nothing about this direction */
-	__u8 pad;
-	__be16 proxy_port;
-	__u16 pad2;
-};
+enum { SHAPES = 18, TIERS = 3, POLICY_NEXT = 1 };
 
 /* What of protocol and port a shape names, by shape. */
 static const __u8 shape_protocol[32] = {
@@ -66,27 +59,21 @@ static __always_inline __u32 highest_bit(__u32 mask)
 	return highest[mask * 0x07c4acddu >> 27] & 31;
 }
 
-/* A side's first hit, by value: the verifier forbids arithmetic on pointers, which compilers like. */
-struct hit {
-	__u32 rule;
-	__be16 proxy_port;
-	__u8 flags; /* enum policy_entry_flags */
-	__u8 shape;
-};
-
-/* First hit on one side; false if there is none. */
-static __always_inline bool policy_side(void *entries, const struct judgement *j, __u32 identity,
-					__u32 shapes, struct hit *hit)
+/* Takes a side's first hit if it is better than what the sides before it had. */
+static __always_inline void policy_side(void *entries, struct judgement *j, __u32 identity,
+					__u32 shapes)
 {
 	struct policy_key key = { .identity = identity };
+	struct hit *best = &j->best;
 	__u8 way = j->egress ? SHAPE_EGRESS : 0;
 	struct policy_entry *entry;
+	__u64 rank;
 	__u32 s;
 	int i;
 
 	for (i = 0; i < SHAPES; i++) {
 		if (!shapes)
-			return false;
+			return;
 		s = highest_bit(shapes);
 		shapes &= ~(1u << s);
 		key.protocol = j->protocol & shape_protocol[s];
@@ -94,14 +81,17 @@ static __always_inline bool policy_side(void *entries, const struct judgement *j
 		key.shape = s | way;
 		entry = bpf_map_lookup_elem(entries, &key);
 		if (entry) {
-			hit->rule = entry->rule_id;
-			hit->proxy_port = entry->proxy_port;
-			hit->flags = entry->flags;
-			hit->shape = s;
-			return true;
+			rank = (__u64)entry->precedence << 8 | (s + 1);
+			if (rank <= best->rank)
+				return;
+			best->rank = rank;
+			best->rule = entry->rule_id;
+			best->proxy_port = entry->proxy_port;
+			best->flags = entry->flags;
+			best->peer = identity != 0;
+			return;
 		}
 	}
-	return false;
 }
 
 static __always_inline __u8 match_of(__u8 shape, bool peer)
@@ -113,49 +103,81 @@ static __always_inline __u8 match_of(__u8 shape, bool peer)
 	return peer ? MATCH_L3_L4 : MATCH_L4_ONLY;
 }
 
-/* Answers j. Returns 0 for allow, or a negative reason. */
-static __always_inline int policy_judge(struct judgement *j)
+/* Asks one tier, j->next_id. Returns 0 for allow, POLICY_NEXT, or a negative reason. */
+__global int policy_tier(struct judgement *j)
 {
-	bool by_peer, has_peer = false, has_any = false;
-	struct hit peer = {}, any = {};
+	__u32 id, enforced, open, peer_shapes, any_shapes;
 	struct policy_info *info;
 	void *entries;
-	__u32 id, way;
+
+	if (!j)
+		return -DROP_INVALID;
+	id = j->next_id;
+	info = bpf_map_lookup_elem(&cilium_policy_info, &id);
+	if (!info)
+		return -DROP_EP_NOT_READY;
+	j->policy_id = id;
+	j->next_id = info->next_id;
+	if (j->egress) {
+		enforced = info->flags & POLICY_F_EGRESS;
+		open = info->flags & POLICY_F_EGRESS_OPEN;
+		peer_shapes = info->peer_shapes[1];
+		any_shapes = info->any_shapes[1];
+	} else {
+		enforced = info->flags & POLICY_F_INGRESS;
+		open = info->flags & POLICY_F_INGRESS_OPEN;
+		peer_shapes = info->peer_shapes[0];
+		any_shapes = info->any_shapes[0];
+	}
+	if (!enforced)
+		return POLICY_NEXT;
+	j->enforced = 1;
+	j->best.rank = 0;
+	entries = bpf_map_lookup_elem(&cilium_policy, &id);
+	if (entries) {
+		policy_side(entries, j, j->identity, peer_shapes);
+		if (j->cidr)
+			policy_side(entries, j, j->cidr, peer_shapes);
+		policy_side(entries, j, 0, any_shapes);
+	}
+	if (!j->best.rank)
+		return open ? POLICY_NEXT : -DROP_POLICY;
+	if (j->best.flags & POLICY_ENTRY_F_PASS)
+		return POLICY_NEXT;
+	j->shape = (__u8)j->best.rank - 1;
+	j->match = match_of(j->shape, j->best.peer);
+	j->rule = j->best.rule;
+	if (j->best.flags & POLICY_ENTRY_F_DENY)
+		return -DROP_POLICY_DENY;
+	j->proxy_port = j->best.proxy_port;
+	return 0;
+}
+
+/* Answers j. Returns 0 for allow (proxy_port: a redirect), or a negative reason. */
+static __always_inline int policy_judge(struct judgement *j)
+{
+	int i, ret;
 
 	j->rule = RULE_NONE;
 	j->shape = 0;
 	j->match = MATCH_NONE;
 	j->proxy_port = 0;
-	j->enforced = 1;
-	id = j->policy_id;
-	way = j->egress & 1;
-	info = bpf_map_lookup_elem(&cilium_policy_info, &id);
-	if (!info)
-		return -DROP_EP_NOT_READY;
-	if (!(info->flags & (way ? POLICY_F_EGRESS : POLICY_F_INGRESS))) {
-		j->enforced = 0;
-		return 0;
+	j->enforced = 0;
+	j->next_id = j->policy_id;
+	for (i = 0; i < TIERS; i++) {
+		ret = policy_tier(j);
+		if (ret != POLICY_NEXT)
+			return ret;
+		if (!j->next_id)
+			break;
 	}
-	entries = bpf_map_lookup_elem(&cilium_policy, &id);
-	if (entries) {
-		has_peer = policy_side(entries, j, j->identity, info->peer_shapes[way], &peer);
-		has_any = policy_side(entries, j, 0, info->any_shapes[way], &any);
+	if (j->next_id)
+		return -DROP_POLICY; /* a chain that is too long has not said all it has to say */
+	if (j->enforced) {
+		j->rule = RULE_ALLOW_ALL;
+		j->match = MATCH_ALL;
 	}
-	if (!has_peer && !has_any)
-		return -DROP_POLICY;
-	if (peer.flags & POLICY_ENTRY_F_DENY)
-		by_peer = true;
-	else if (any.flags & POLICY_ENTRY_F_DENY)
-		by_peer = false;
-	else
-		by_peer = has_peer && (!has_any || peer.shape >= any.shape);
-	if (by_peer)
-		any = peer;
-	j->shape = any.shape;
-	j->match = match_of(any.shape, by_peer);
-	j->rule = any.rule;
-	j->proxy_port = any.proxy_port;
-	return any.flags & POLICY_ENTRY_F_DENY ? -DROP_POLICY_DENY : 0;
+	return 0;
 }
 
 #endif

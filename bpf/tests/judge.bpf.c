@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The policy lookup as a callable: a batch of questions in, answers out. */
 #include "judge.h"
+#include "licence.h"
 #include "policy.h"
 
 /* Index 0: the batch. A map, because offsets into a program's context must be constant. */
@@ -31,6 +32,7 @@ int judge_policy(void *ctx __attribute__((unused)))
 		struct judgement j = {
 			.policy_id = c->policy_id,
 			.identity = c->identity,
+			.cidr = c->cidr,
 			.dport = c->dport,
 			.protocol = c->protocol,
 			.egress = c->egress,
@@ -38,11 +40,11 @@ int judge_policy(void *ctx __attribute__((unused)))
 
 		c->verdict = answer(&j);
 		c->rule_id = j.rule;
+		c->tier = j.policy_id;
+		c->proxy_port = j.proxy_port;
 		c->shape = j.shape;
 		c->match = j.match;
 		c->enforced = j.enforced;
 	}
 	return 0;
 }
-
-char licence[] SEC("license") = "Dual BSD/GPL";

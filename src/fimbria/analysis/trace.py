@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fimbria.analysis.explain import explain_rule, hit_text, policy_value
 from fimbria.compile.ids import BUILT_IN
 from fimbria.datapath.abi import Direction
-from fimbria.datapath.lookup import Hit, policy_lookup
+from fimbria.datapath.lookup import Asked, Hit, policy_lookup
 from fimbria.model.policy import Protocol
 from fimbria.model.selector import Selector
 from fimbria.model.semantics import End, Question, Reason, Verdict, selecting, verdict
@@ -140,9 +140,9 @@ def _judge(
         hit = None
         if own.endpoint_id is not None and own.endpoint_id in state.local:
             number = compiler.policies.policy_id(own.endpoint_id)
-            policy = BUILT_IN.get(number) or compiler.desired().policies[number]
-            peer = other.end.identity
-            hit = policy_lookup(policy.info, policy.entries, peer, direction, protocol, port)
+            held = {**compiler.desired().policies, **BUILT_IN}
+            packet = Asked(other.end.identity, direction, protocol, port)
+            hit = policy_lookup(held, number, packet)
         steps.append(TraceStep(direction, judged, hit))
     return tuple(steps)
 

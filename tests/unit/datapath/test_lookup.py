@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fimbria.compile.ids import BUILT_IN, Ids
+from fimbria.compile.ids import BUILT_IN, Ids, PolicyMap
 from fimbria.compile.node import compile_node
 from fimbria.compile.state import ClusterState, LocalEndpoint, Node, RemoteEndpoint
 from fimbria.datapath.abi import (
+    CidrInfo,
     Direction,
     IpcacheInfo,
     IpcacheKey,
@@ -13,24 +14,34 @@ from fimbria.datapath.abi import (
     PolicyEntryFlags,
     PolicyInfo,
     PolicyKey,
+    PolicyPrecedence,
+    RuleIds,
 )
-from fimbria.datapath.lookup import ipcache_lookup, policy_lookup, walk
+from fimbria.datapath.lookup import Asked, Hit, cidr_lookup, ipcache_lookup, policy_lookup, walk
 from fimbria.model.policy_parse import parse_policy
 
-INFO = PolicyInfo(1, (1 << 17 | 1 << 14 | 1, 0), (1 << 17 | 1, 0)).pack()
+INFO = PolicyInfo(1, (1 << 17 | 1 << 14 | 1, 0), (1 << 17 | 1, 0))
 
 
-def judge(entries: dict[PolicyKey, PolicyEntry], identity: int = 7, port: int = 80):
+def tier(entries: dict[PolicyKey, PolicyEntry], flags: int = 1, next_id: int = 0) -> PolicyMap:
     rows = {key.pack(): entry.pack() for key, entry in entries.items()}
-    return policy_lookup(INFO, rows, identity, Direction.INGRESS, 6, port)
+    return PolicyMap(INFO._replace(flags=flags, next_id=next_id).pack(), rows)
+
+
+def ask(policies: dict[int, PolicyMap], identity: int = 7, port: int = 80, cidr: int = 0) -> Hit:
+    return policy_lookup(policies, 3, Asked(identity, Direction.INGRESS, 6, port, cidr))
+
+
+def judge(entries: dict[PolicyKey, PolicyEntry], identity: int = 7, port: int = 80, cidr: int = 0):
+    return ask({3: tier(entries)}, identity, port, cidr)
 
 
 def allow(rule: int) -> PolicyEntry:
-    return PolicyEntry(rule)
+    return PolicyEntry(rule, precedence=PolicyPrecedence.ALLOW)
 
 
-def deny(rule: int) -> PolicyEntry:
-    return PolicyEntry(rule, flags=PolicyEntryFlags.DENY)
+def deny(rule: int, precedence: int = PolicyPrecedence.DENY) -> PolicyEntry:
+    return PolicyEntry(rule, flags=PolicyEntryFlags.DENY, precedence=precedence)
 
 
 def test_longest_shape_of_a_side_wins() -> None:
@@ -57,7 +68,63 @@ def test_sides_are_compared() -> None:
 def test_nothing_matches() -> None:
     """What is enforced and not allowed is dropped; what is not enforced passes."""
     assert judge({}).verdict == -133
-    assert policy_lookup(INFO, {}, 7, Direction.EGRESS, 6, 80).enforced is False
+    out = Asked(7, Direction.EGRESS, 6, 80)
+    assert policy_lookup({3: tier({})}, 3, out).enforced is False
+    assert judge({}).enforced
+
+
+def test_redirect() -> None:
+    """A redirect beats a longer allow, and its port is the answer's."""
+    to_proxy = PolicyEntry(20, 10_080, precedence=PolicyPrecedence.REDIRECT)
+    hit = judge({PolicyKey(0, 0, 0, 0): to_proxy, PolicyKey(7, 80, 6, 17): allow(21)})
+    assert (hit.rule_id, hit.proxy_port) == (20, 10_080)
+    assert judge({PolicyKey(7, 80, 6, 17): allow(21)}).proxy_port == 0
+
+
+def test_prefix_is_a_side_of_its_own() -> None:
+    """At equal length the peer's entry comes before its prefix's, and that one before anyone's."""
+    entries = {PolicyKey(9, 80, 6, 17): allow(20), PolicyKey(0, 80, 6, 17): allow(21)}
+    assert judge(entries, cidr=9).rule_id == 20
+    assert judge(entries).rule_id == 21
+    assert judge({**entries, PolicyKey(7, 80, 6, 17): allow(22)}, cidr=9).rule_id == 22
+
+
+def test_tiers() -> None:
+    """What an open tier misses, or passes on, the next one decides; past the last, all may pass."""
+    admin = {
+        PolicyKey(7, 80, 6, 17): deny(20, 9),
+        PolicyKey(8, 80, 6, 17): PolicyEntry(21, 0, PolicyEntryFlags.PASS, precedence=8),
+        PolicyKey(0, 80, 6, 17): deny(22, 7),
+    }
+    policies = {3: tier(admin, 5, 4), 4: tier({PolicyKey(7, 0, 0, 0): allow(30)}, 5)}
+    found = [ask(policies, identity, port) for identity, port in ((7, 80), (8, 80), (9, 80))]
+    assert [(hit.verdict, hit.rule_id, hit.tier) for hit in found] == [
+        (-181, 20, 3),
+        (0, RuleIds.ALLOW_ALL, 4),
+        (-181, 22, 3),
+    ]
+    assert [ask(policies, identity, 81).rule_id for identity in (7, 8)] == [30, RuleIds.ALLOW_ALL]
+    assert ask({3: tier({}, 5, 3)}).verdict == -133
+
+
+def test_prefix_of_a_peer_in_the_cluster() -> None:
+    """Only peers that policy-cidr-match-mode speaks of have a prefix; the world never has one."""
+    cidrs = {
+        IpcacheKey(32 + 8, 0, 1, bytes([10]).ljust(16, b"\0")).pack(): CidrInfo(0x01000007).pack()
+    }
+    found = {
+        (identity, nodes, pods): cidr_lookup(cidrs, identity, bytes(ip), nodes=nodes, pods=pods)
+        for identity, ip in (
+            (1, [10, 0, 0, 1]), (7, [10, 0, 0, 1]), (0x02000001, [10, 0, 0, 2]),
+            (300, [10, 0, 0, 3]), (5, [10, 0, 0, 3]), (6, [11, 0, 0, 1]),
+            (2, [10, 9, 9, 9]), (0x01000007, [10, 9, 9, 9]),
+        )
+        for nodes, pods in ((True, False), (False, True))
+    }  # fmt: skip
+    assert {key for key, identity in found.items() if identity} == {
+        (1, True, False), (7, True, False), (0x02000001, True, False),
+        (300, False, True), (5, False, True),
+    }  # fmt: skip
 
 
 def test_longest_prefix() -> None:
@@ -107,7 +174,7 @@ def test_walk() -> None:
     )
     state.policies.put(policy.key, policy)
     desired = compile_node(state, Ids())
-    policies = {n: (p.info, p.entries) for n, p in {**BUILT_IN, **desired.policies}.items()}
+    policies = {**BUILT_IN, **desired.policies}
 
     def way(source: bytes, destination: bytes):
         return walk(desired.maps, policies, source, destination, 6, 80)
