@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fimbria.compile.delta import MAPS, POLICY_REF, Desired
-from fimbria.compile.endpoints import ref_value
 from fimbria.compile.ids import BUILT_IN, PolicyMap
-from fimbria.datapath.abi import PolicyIds, PolicyRef
+from fimbria.datapath.abi import PolicyInfo, PolicyRef
 from fimbria.datapath.plan import (
     Bump,
     MapDelete,
@@ -18,12 +17,12 @@ from fimbria.datapath.plan import (
     PolicyRefSet,
     RouteDelete,
     RoutePut,
+    left_behind,
+    referred,
 )
 
 if TYPE_CHECKING:
     from fimbria.compile.nodes import Route
-
-LOCKED = ref_value(PolicyIds.LOCKED)
 
 
 class Machine:
@@ -65,8 +64,9 @@ class Machine:
         assert self.referenced() <= self.policies.keys() | BUILT_IN.keys(), "dangling reference"
 
     def referenced(self) -> set[int]:
-        """Policy ids that endpoints refer to."""
-        return {PolicyRef.unpack(value).policy_id for value in self.maps[POLICY_REF].values()}
+        """Policy ids that endpoints and policies refer to."""
+        found = {policy.next_id for policy in self.policies.values()}
+        return found.union(*map(referred, self.maps[POLICY_REF].values()))
 
     def actual(self) -> Desired:
         """What a reader of the kernel would find."""
@@ -74,12 +74,20 @@ class Machine:
 
 
 def canonical(desired: Desired) -> object:
-    """Contents with policies in place of their ids; locked endpoints count as none."""
+    """Contents with policies in place of their ids; what endpoints leave behind counts as none."""
+
+    def chain(number: int) -> object:
+        if number in BUILT_IN:
+            return number
+        policy = desired.policies[number]
+        info = PolicyInfo.unpack(policy.info)
+        return info._replace(next_id=0), dict(policy.entries), chain(info.next_id)
+
     refs: dict[bytes, object] = {}
     for key, value in desired.maps[POLICY_REF].items():
-        number = PolicyRef.unpack(value).policy_id
-        policy = BUILT_IN.get(number) or desired.policies[number]
-        if number != PolicyIds.LOCKED:
-            refs[key] = (policy.info, dict(policy.entries))
+        ref = PolicyRef.unpack(value)
+        if value != left_behind(key):
+            ids = map(chain, (ref.policy_id, ref.shadow_id, ref.fallback_id))
+            refs[key] = (ref._replace(policy_id=0, shadow_id=0, fallback_id=0), *ids)
     others = {name: dict(desired.maps[name]) for name in MAPS if name != POLICY_REF}
     return others, refs, frozenset(desired.routes)

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -29,10 +29,10 @@ from fimbria.datapath.abi import (
     Direction,
     EndpointInfo,
     PolicyIds,
-    PolicyRef,
     Runtime,
 )
-from fimbria.datapath.lookup import endpoint_policy, policy_lookup
+from fimbria.datapath.lookup import Asked, endpoint_policy, policy_lookup
+from fimbria.datapath.plan import referred
 from fimbria.kernel import objects_dir
 from fimbria.kernel.fake import Crash, FakeKernel
 from fimbria.kernel.netrows import Address
@@ -100,6 +100,14 @@ class Rows:
     state: ClusterState
     revision: int = 1
 
+    @property
+    def policies(self) -> Self:
+        return self
+
+    def admit(self, problems: object) -> bool:
+        """Every policy."""
+        return False
+
 
 class Process:
     """One life of an agent's apply loop."""
@@ -145,8 +153,8 @@ def verdicts(held: Desired, questions: list[Question]) -> dict[Question, bool]:
     for question in questions:
         endpoint, direction, peer, protocol, port = question
         if endpoint in alive:
-            policy = policies[endpoint_policy(held.maps, endpoint)]
-            hit = policy_lookup(policy.info, policy.entries, peer, direction, protocol, port)
+            number = endpoint_policy(held.maps, endpoint)
+            hit = policy_lookup(policies, number, Asked(peer, direction, protocol, port))
             found[question] = hit.allowed
     return found
 
@@ -192,8 +200,9 @@ class Story:
         And what endpoints refer to is there.
         """
         held = self.machine.actual(self.after)
-        refs = [PolicyRef.unpack(v).policy_id for v in held.maps[POLICY_REF].values()]
-        assert set(refs) <= held.policies.keys() | BUILT_IN.keys()
+        refs = {policy.next_id for policy in held.policies.values()}
+        refs = refs.union(*map(referred, held.maps[POLICY_REF].values()))
+        assert refs <= held.policies.keys() | BUILT_IN.keys()
         now = verdicts(held, self.questions)
         for question in self.questions:
             old, new = self.old.get(question, False), self.new.get(question, False)

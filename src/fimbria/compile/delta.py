@@ -14,23 +14,30 @@ if TYPE_CHECKING:
 
     from fimbria.compile.ids import PolicyMap
     from fimbria.compile.nodes import Route
+    from fimbria.model.policy import PolicyKey
 
 LXC = "cilium_lxc"
 DEVICES = "cilium_devices"
 IPCACHE = "cilium_ipcache"
+CIDR = "cilium_cidr"
 NODES = "cilium_node_map"
 POLICY_REF = "cilium_policy_ref"
-MAPS = (LXC, DEVICES, IPCACHE, NODES, POLICY_REF)
+MAPS = (LXC, DEVICES, IPCACHE, CIDR, NODES, POLICY_REF)
 """Maps of plain keys and values that the compiler owns. Keys of POLICY_REF are u32, host order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that could not be compiled: the endpoints keep what they have, or stay closed."""
+    """Something that could not be compiled: the endpoints keep what they have, or stay closed.
+
+    `policies` are those that select them with the number of entries that each asks for, the
+    largest first.
+    """
 
     identity: int
     endpoints: tuple[int, ...]
     reason: str
+    policies: tuple[tuple[PolicyKey, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,8 @@ class Desired:
 class Delta:
     """What changed since the last one; a value None means the key goes.
 
-    `created` are policies to fill, `unused` those to which nothing refers once `maps` is applied.
+    `created` are policies to fill, `unused` those to which nothing refers once `maps` is applied,
+    as they were.
     `size` is the number of changes.
     """
 
@@ -54,7 +62,7 @@ class Delta:
         default_factory=dict[str, dict[bytes, "bytes | None"]]
     )
     created: dict[int, PolicyMap] = field(default_factory=dict[int, "PolicyMap"])
-    unused: set[int] = field(default_factory=set[int])
+    unused: dict[int, PolicyMap] = field(default_factory=dict[int, "PolicyMap"])
     routes_put: set[Route] = field(default_factory=set["Route"])
     routes_deleted: set[Route] = field(default_factory=set["Route"])
 
@@ -69,13 +77,15 @@ class Delta:
 
 
 class Store:
-    """Contents, and the changes since the last `take`."""
+    """Contents, and the changes since the last `take`: what is changed back is no change."""
 
     def __init__(self) -> None:
         self.maps: dict[str, dict[bytes, bytes]] = {name: {} for name in MAPS}
         self.policies: dict[int, PolicyMap] = {}
         self._wanted: Counter[Route] = Counter()
         self._delta = Delta()
+        self._before: dict[tuple[str, bytes], bytes] = {}
+        """What changed elements were at the last `take`, those that were there."""
 
     @property
     def routes(self) -> frozenset[Route]:
@@ -85,26 +95,37 @@ class Store:
     def set(self, name: str, key: bytes, value: bytes | None) -> None:
         """Set an element, or remove it if `value` is None."""
         rows = self.maps[name]
-        if rows.get(key) == value:
+        old = rows.get(key)
+        if old == value:
             return
         if value is None:
             del rows[key]
         else:
             rows[key] = value
-        self._delta.maps.setdefault(name, {})[key] = value
+        changes = self._delta.maps.setdefault(name, {})
+        if old is not None and key not in changes:
+            self._before[name, key] = old
+        if self._before.get((name, key)) != value:
+            changes[key] = value
+            return
+        changes.pop(key, None)
+        self._before.pop((name, key), None)
+        if not changes:
+            del self._delta.maps[name]
 
     def add_policy(self, number: int, policy: PolicyMap) -> None:
         """Take up a policy map under its id."""
         if number not in self.policies:
             self.policies[number] = policy
-            self._delta.created[number] = policy
+            if self._delta.unused.pop(number, None) is None:
+                self._delta.created[number] = policy
 
     def keep_policies(self, used: set[int]) -> None:
         """Let go of all policies that are not in `used`."""
         for number in self.policies.keys() - used:
-            del self.policies[number]
+            policy = self.policies.pop(number)
             if self._delta.created.pop(number, None) is None:
-                self._delta.unused.add(number)
+                self._delta.unused[number] = policy
 
     def set_routes(self, old: set[Route], new: set[Route]) -> None:
         """Replace what one owner wants of routes; a route stays as long as somebody wants it."""
@@ -129,4 +150,5 @@ class Store:
     def take(self) -> Delta:
         """Return what changed since the last call."""
         taken, self._delta = self._delta, Delta()
+        self._before.clear()
         return taken

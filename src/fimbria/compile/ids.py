@@ -1,9 +1,9 @@
 """Stable numbers for rules and policy maps.
 
 The allocators are state that the compiler is given: a rule keeps its number as long as it exists,
-so that counters and explanations stay true, and equal policy maps have one number. A rule's number
-starts from a hash of its name, so an agent that starts again finds the same ones; only rules whose
-hashes collide can swap theirs.
+so that counters and explanations stay true, and equal policy maps have one number. Numbers of rules
+and of proxies start from a hash of the name, so an agent that starts again finds the same ones;
+only names whose hashes collide can swap theirs.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 from fimbria.datapath import abi
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
+    from fimbria.datapath.abi import Direction
     from fimbria.model.policy import PolicyKey
 
 RULE_FIRST = int(abi.RuleIds.FIRST)
 RULE_LIMIT = int(abi.RuleStatsLayout.ENTRIES)
 POLICY_FIRST, POLICY_LIMIT = 2, 4096
+PROXY_FIRST, PROXY_LIMIT = 10_000, 20_000
 
 
 class OutOfIds(Exception):
@@ -34,6 +36,11 @@ class PolicyMap:
 
     info: bytes
     entries: Mapping[bytes, bytes]
+
+    @property
+    def next_id(self) -> int:
+        """Return the number of the next tier's policy; 0 for none."""
+        return abi.PolicyInfo.unpack(self.info).next_id
 
     def digest(self) -> bytes:
         """Return sixteen bytes that equal contents have in common."""
@@ -94,16 +101,42 @@ class RuleIds:
         return self._rules.get(number)
 
     def _take(self, key: PolicyKey, path: str) -> int:
-        text = "\0".join((*key, path)).encode()
-        size = RULE_LIMIT - RULE_FIRST
-        start = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") % size
-        number = next(
-            n
-            for step in range(size)
-            if (n := RULE_FIRST + (start + step) % size) not in self._rules
-        )
+        number = _hashed((*key, path), RULE_FIRST, RULE_LIMIT, self._rules)
         self._rules[number] = key, path
         return number
+
+
+Proxy = tuple["Direction", str]
+"""The direction of the traffic that a proxy gets, and its parser."""
+
+
+class ProxyPorts:
+    """(direction, parser) <-> port from PROXY_FIRST to PROXY_LIMIT - 1 of the proxy."""
+
+    def __init__(self) -> None:
+        self._ports: dict[Proxy, int] = {}
+
+    def port(self, direction: Direction, parser: str) -> int:
+        """Return a proxy's port, a new one if it has none. Raises OutOfIds."""
+        proxy = direction, parser
+        if proxy not in self._ports:
+            if len(self._ports) >= PROXY_LIMIT - PROXY_FIRST:
+                raise OutOfIds(f"all {PROXY_LIMIT - PROXY_FIRST} proxy ports are taken")
+            name, taken = (direction.name, parser), set(self._ports.values())
+            self._ports[proxy] = _hashed(name, PROXY_FIRST, PROXY_LIMIT, taken)
+        return self._ports[proxy]
+
+    def retain(self, used: Iterable[Proxy]) -> None:
+        """Free the ports of all proxies but these."""
+        for proxy in self._ports.keys() - set(used):
+            del self._ports[proxy]
+
+
+def _hashed(name: tuple[str, ...], first: int, limit: int, taken: Container[int]) -> int:
+    """Return the first free number from where a name's hash points; one must be free."""
+    text, size = "\0".join(name).encode(), limit - first
+    start = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") % size
+    return next(n for step in range(size) if (n := first + (start + step) % size) not in taken)
 
 
 class PolicyIds:
@@ -133,7 +166,7 @@ class PolicyIds:
         return number
 
     def adopt(self, number: int, policy: PolicyMap) -> None:
-        """Take over a map that the kernel has already.
+        """Take over a map that the kernel has already; the next tiers' are part of its content.
 
         A content that two numbers have is known by the first; the other stays reserved until
         `retain`.
@@ -159,3 +192,4 @@ class Ids:
 
     rules: RuleIds = field(default_factory=RuleIds)
     policies: PolicyIds = field(default_factory=PolicyIds)
+    proxies: ProxyPorts = field(default_factory=ProxyPorts)

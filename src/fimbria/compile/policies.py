@@ -2,48 +2,34 @@
 
     identities ──► SelectorCache ──► SpecEntries (what a spec contributes, cached)
     policies   ──► specs ─────────►      │
-    endpoints  ──► units ◄── merge ──────┘ ──► policy id ──► cilium_policy_ref
+    endpoints  ──► units ◄── tiers ──────┘ ──► chain of policy ids ──► cilium_policy_ref
 
-A unit is all endpoints of one identity that name the same ports: they have one policy map. Which
-units are dirty follows from the users of the selectors whose identities changed.
+A unit is all endpoints of one identity that name the same ports, or the node itself: they have one
+policy. Which units are dirty follows from the users of the peers whose identities changed.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fimbria.compile import endpoints
 from fimbria.compile.delta import POLICY_REF, Problem, Store
-from fimbria.compile.ids import BUILT_IN, OutOfIds
-from fimbria.compile.policymap import Peers, SpecEntries, merge
+from fimbria.compile.ids import OutOfIds
+from fimbria.compile.names import PortNames
+from fimbria.compile.policymap import Peers, SpecEntries
 from fimbria.compile.selectors import SelectorCache
-from fimbria.datapath.abi import PolicyIds
-from fimbria.model.policy import DIRECTIONS
-from fimbria.model.semantics import INIT_LABEL, enforcement
+from fimbria.compile.units import HOST_UNIT, Builder, Cost, Unit, UnitKey, unit_key
+from fimbria.datapath.abi import EndpointIds, Identity, PolicyIds, PolicyRef
+from fimbria.model.identity import RESERVED
+from fimbria.model.labels import LabelSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from fimbria.compile.ids import Ids, PolicyMap
-    from fimbria.compile.state import ClusterState, LocalEndpoint
-    from fimbria.model.policy import NamedPort, Policy, PolicyKey
-    from fimbria.model.selector import Selector
-
-UnitKey = tuple[int, "tuple[NamedPort, ...]"]
-"""Identity and named ports of a local endpoint."""
-
-
-@dataclass(eq=False, slots=True)
-class Unit:
-    """Endpoints with one policy. `policy_id` is LOCKED until something was compiled."""
-
-    endpoints: set[int] = field(default_factory=set[int])
-    specs: dict[tuple[PolicyKey, int], SpecEntries] = field(
-        default_factory=dict[tuple["PolicyKey", int], "SpecEntries"]
-    )
-    policy_id: int = int(PolicyIds.LOCKED)
+    from fimbria.compile.ids import Ids
+    from fimbria.compile.state import ClusterState
+    from fimbria.model.policy import Policy, PolicyKey
 
 
 class Policies:
@@ -53,16 +39,17 @@ class Policies:
         self._state = state
         self._ids = ids
         self._store = store
-        self.selectors: SelectorCache[SpecEntries] = SelectorCache({})
+        self.selectors: SelectorCache[SpecEntries] = SelectorCache(state.config)
         self.problems: dict[UnitKey, Problem] = {}
         self.refused: dict[PolicyKey, str] = {}
         """Policies that could not be taken up, with the reason."""
-        self._named: dict[int, Counter[NamedPort]] = {}
-        self._namers: dict[int | bytes, tuple[int, tuple[NamedPort, ...]]] = {}
-        self._specs: dict[PolicyKey, list[SpecEntries]] = {}
-        self._policy_of: dict[SpecEntries, Policy] = {}
+        self._names = PortNames(state)
+        self._builder = Builder(state, ids.policies, store)
+        self._specs: dict[tuple[PolicyKey, bool], list[SpecEntries]] = {}
+        """By policy, and whether it is on trial."""
         self._units: dict[UnitKey, Unit] = {}
         self._unit_of: dict[int, UnitKey] = {}
+        self._host_labels: LabelSet | None = None
 
     def update(
         self,
@@ -70,143 +57,137 @@ class Policies:
         identities: Iterable[int],
         remote: Iterable[bytes],
         keys: Iterable[PolicyKey],
+        nodes: Iterable[str] = (),
     ) -> None:
-        """Take up changed rows, given by their keys."""
+        """Take up changed rows, given by their keys; `keys` are of policies and of trials."""
         dirty: set[UnitKey] = set()
         stale: set[SpecEntries] = set()
-        if self._named_ports(local, remote):
+        if self._names.update(local, remote):
             stale |= {s for specs in self._specs.values() for s in specs if s.uses_peer_names}
-        changed: set[Selector] = set()
-        relabelled: set[int] = set()
-        for number in identities:
+        relabelled = set(identities)
+        for number in relabelled:
             labels = self._state.identities.get(number)
-            changed |= (
+            if labels is None:
                 self.selectors.remove(number)
-                if labels is None
-                else self.selectors.put(number, labels)
-            )
-            relabelled.add(number)
-        stale |= self.selectors.users(changed)
+            else:
+                self.selectors.put(number, labels)
         for key in sorted(keys):
             dirty |= self._policy(key)
+        stale |= self.selectors.users(self.selectors.take_changed())
         for number in local:
             dirty |= self._endpoint(number)
-        for unit_key in [key for key in self._units if key[0] in relabelled]:
-            self._select(unit_key)
-            dirty.add(unit_key)
+        for found in [key for key in self._units if key[0] in relabelled]:
+            self._select(found)
+            dirty.add(found)
+        if self._state.config.host_firewall:
+            dirty |= self._host(nodes)
         for entries in stale:
             entries.invalidate()
         if stale:
             dirty |= {key for key, unit in self._units.items()
                       if not stale.isdisjoint(unit.specs.values())}  # fmt: skip
-        for unit_key in sorted(dirty & self._units.keys()):
-            self._compile(unit_key)
+        for found in sorted(dirty & self._units.keys()):
+            self._compile(found)
         if dirty:
             self._store.keep_policies(self.used())
 
     def used(self) -> set[int]:
-        """Return the policy ids in use."""
-        return {unit.policy_id for unit in self._units.values()}
+        """Return the policy ids in use, those of all tiers."""
+        return {number for unit in self._units.values() for number in unit.policies}
+
+    def sizes(self) -> dict[UnitKey, tuple[int, ...]]:
+        """Return how many entries each unit's policy maps have."""
+        policies = self._store.policies
+        return {
+            key: tuple(len(policies[n].entries) for n in sorted(unit.policies) if n in policies)
+            for key, unit in self._units.items()
+        }
+
+    def cost(self, key: PolicyKey) -> Cost:
+        """Return what a policy asks for, on trial or not; nothing for one that is not known."""
+        identities: set[int] = set()
+        entries = 0
+        for trial in (False, True):
+            for spec in self._specs.get((key, trial), ()):
+                for whom in spec.peers:
+                    identities |= self.selectors.identities(whom)
+                owns = {unit[1] for unit in self._units} if spec.uses_own_names else {()}
+                entries += max((spec.size(own) for own in owns), default=0)
+        return Cost(len(identities), entries)
 
     def selecting(self, endpoint_id: int) -> list[tuple[PolicyKey, str]]:
         """Return the policies that select an endpoint, each with the path of its spec, in order."""
         unit = self._units.get(self._unit_of.get(endpoint_id, (0, ())))
-        specs = unit.specs if unit is not None else {}
-        return [(key, specs[key, index].spec.path) for key, index in sorted(specs)]
+        found = self._builder.in_force(unit, trials=True) if unit is not None else []
+        return [(entries.policy.key, entries.spec.path) for entries in found]
 
     def policy_id(self, endpoint_id: int) -> int:
         """Return the policy id of an endpoint; LOCKED for one that is not known."""
         unit = self._units.get(self._unit_of.get(endpoint_id, (0, ())))
-        return int(PolicyIds.LOCKED) if unit is None else unit.policy_id
-
-    def _named_ports(self, local: Iterable[int], remote: Iterable[bytes]) -> bool:
-        """Count the port names of changed endpoints; return whether any of them has some."""
-        seen = False
-        for number in local:
-            row = self._state.local.get(number)
-            names = (endpoints.identity_of(row), row.named_ports) if row else None
-            seen |= self._name(number, names)
-        for ip in remote:
-            other = self._state.remote.get(ip)
-            seen |= self._name(ip, (other.identity, other.named_ports) if other else None)
-        return seen
-
-    def _name(self, key: int | bytes, new: tuple[int, tuple[NamedPort, ...]] | None) -> bool:
-        old = self._namers.get(key)
-        if new is not None and not new[1]:
-            new = None
-        if old == new:
-            return False
-        if old is not None:
-            del self._namers[key]
-            self._count(*old, -1)
-        if new is not None:
-            self._namers[key] = new
-            self._count(*new, 1)
-        return True
-
-    def _count(self, identity: int, ports: tuple[NamedPort, ...], change: int) -> None:
-        counts = self._named.setdefault(identity, Counter())
-        for port in set(ports):
-            counts[port] += change
-            if not counts[port]:
-                del counts[port]
-        if not counts:
-            del self._named[identity]
+        return int(PolicyIds.LOCKED) if unit is None else unit.ref.policy_id
 
     def _policy(self, key: PolicyKey) -> set[UnitKey]:
         """Take up a policy; return the units that its old or its new form selects."""
         dirty: set[UnitKey] = set()
-        old = self._specs.pop(key, [])
-        for unit_key, unit in self._units.items():
-            for index in range(len(old)):
-                if unit.specs.pop((key, index), None) is not None:
-                    dirty.add(unit_key)
-        policy = self._state.policies.get(key)
-        new = [] if policy is None else self._resolve(policy)
-        for entries in old:
-            del self._policy_of[entries]
-            for selector in entries.selectors:
-                self.selectors.drop(selector, entries)
-        if policy is None:
-            self._ids.rules.forget(key)
-            self.refused.pop(key, None)
-            return dirty
-        self._specs[key] = new
-        for unit_key, unit in self._units.items():
-            labels = self.selectors.labels(unit_key[0])
-            for index, entries in enumerate(new):
-                if labels is not None and entries.spec.subject.matches(labels):
-                    unit.specs[key, index] = entries
-                    dirty.add(unit_key)
+        old = [(trial, self._specs.pop((key, trial), [])) for trial in (False, True)]
+        for found, unit in self._units.items():
+            for trial, specs in old:
+                for index in range(len(specs)):
+                    if unit.specs.pop((key, trial, index), None) is not None:
+                        dirty.add(found)
+        trial = self._state.trials.get(key)
+        self._resolve(key, self._state.policies.get(key), trial.policy if trial else None)
+        for entries in [entries for _, specs in old for entries in specs]:
+            for whom in entries.peers:
+                self.selectors.drop(whom, entries)
+        if any(entries.proxies for _, specs in old for entries in specs):
+            every = (entries for specs in self._specs.values() for entries in specs)
+            self._ids.proxies.retain(proxy for entries in every for proxy in entries.proxies)
+        for found, unit in self._units.items():
+            labels = self._labels(found)
+            for place, entries in self._places(key):
+                if labels is not None and _selects(entries, found, labels):
+                    unit.specs[place] = entries
+                    dirty.add(found)
         return dirty
 
-    def _resolve(self, policy: Policy) -> list[SpecEntries]:
-        """Give a policy's rules their ids and selectors; without free ids it closes instead."""
-        parts = (p.path for s in policy.specs for rule in s.rules for p in rule.parts)
-        self.refused.pop(policy.key, None)
+    def _places(self, key: PolicyKey) -> Iterator[tuple[tuple[PolicyKey, bool, int], SpecEntries]]:
+        for trial in (False, True):
+            for index, entries in enumerate(self._specs.get((key, trial), ())):
+                yield (key, trial, index), entries
+
+    def _resolve(self, key: PolicyKey, policy: Policy | None, tried: Policy | None) -> None:
+        """Give a policy's rules their ids and peers; without free ids it closes instead."""
+        self.refused.pop(key, None)
+        versions = {t: p for t, p in ((False, policy), (True, tried)) if p is not None}
+        if not versions:
+            self._ids.rules.forget(key)
+            return
+        specs = (spec for version in versions.values() for spec in version.specs)
+        parts = (part.path for spec in specs for rule in spec.rules for part in rule.parts)
         try:
-            ids = self._ids.rules.assign(policy.key, parts)
+            ids = self._ids.rules.assign(key, parts)
         except OutOfIds as error:
-            self.refused[policy.key] = str(error)
-            self._ids.rules.forget(policy.key)
+            self.refused[key] = str(error)
+            self._ids.rules.forget(key)
             ids = {}
-            closed = tuple(replace(spec, rules=()) for spec in policy.specs)
-            policy = replace(policy, specs=closed, refusal=("", str(error)))
-        peers = Peers(self.selectors.identities, self._named)
-        found = [SpecEntries(spec, ids, peers) for spec in policy.specs]
-        for entries in found:
-            self._policy_of[entries] = policy
-            for selector in entries.selectors:
-                self.selectors.use(selector, entries)
-        return found
+            versions = {t: _closed(version, str(error)) for t, version in versions.items()}
+        peers = Peers(self.selectors.identities, self._names.by_identity, self._ids.proxies.port)
+        for trial, version in versions.items():
+            found = [SpecEntries(version, spec, ids, peers) for spec in version.specs]
+            self._specs[key, trial] = found
+            for entries in found:
+                for whom in entries.peers:
+                    self.selectors.use(whom, entries)
 
     def _endpoint(self, number: int) -> set[UnitKey]:
         """Take up an endpoint; return the unit that it has come to, if that must be compiled."""
         row = self._state.local.get(number)
-        key = None if row is None else _unit_key(row)
+        key = None if row is None else unit_key(row)
         old = self._unit_of.get(number)
         if key == old:
+            if key is not None:
+                self._refer(number, self._units[key])
             return set()
         dirty: set[UnitKey] = set()
         if old is not None:
@@ -221,64 +202,62 @@ class Policies:
             self._store.set(POLICY_REF, endpoints.ref_key(number), None)
             return dirty
         self._unit_of[number] = key
-        unit = self._units.get(key)
-        if unit is None:
-            unit = self._units[key] = Unit()
+        if key not in self._units:
+            self._units[key] = Unit()
             self._select(key)
-        unit.endpoints.add(number)
+        self._units[key].endpoints.add(number)
         return dirty | {key}
+
+    def _host(self, nodes: Iterable[str]) -> set[UnitKey]:
+        """Take up the node itself as an endpoint; return its unit if that must be compiled."""
+        if self._host_labels is not None and self._state.self_name not in set(nodes):
+            return set()
+        node = self._state.nodes.get(self._state.self_name)
+        own = node.labels if node is not None else ()
+        self._host_labels = LabelSet((*own, *RESERVED[Identity.HOST]))
+        number = int(EndpointIds.HOST)
+        self._unit_of[number] = HOST_UNIT
+        self._units.setdefault(HOST_UNIT, Unit(ref=PolicyRef())).endpoints.add(number)
+        self._select(HOST_UNIT)
+        return {HOST_UNIT}
+
+    def _labels(self, key: UnitKey) -> LabelSet | None:
+        return self._host_labels if key == HOST_UNIT else self.selectors.labels(key[0])
 
     def _select(self, key: UnitKey) -> None:
         """Find the specs that select a unit."""
         unit = self._units[key]
-        labels = self.selectors.labels(key[0])
+        labels = self._labels(key)
         unit.specs.clear()
         if labels is None:
             return
-        for policy_key, specs in self._specs.items():
-            for index, entries in enumerate(specs):
-                if entries.spec.subject.matches(labels):
-                    unit.specs[policy_key, index] = entries
+        for policy_key, trial in self._specs:
+            for index, entries in enumerate(self._specs[policy_key, trial]):
+                if _selects(entries, key, labels):
+                    unit.specs[policy_key, trial, index] = entries
 
     def _compile(self, key: UnitKey) -> None:
         """Work out a unit's policy, and let its endpoints refer to it."""
         unit = self._units[key]
         self.problems.pop(key, None)
         try:
-            policy = self._merged(key, unit)
-            if policy is None:
-                unit.policy_id = int(PolicyIds.LOCKED)
-            else:
-                unit.policy_id = self._ids.policies.take(policy)
-                if unit.policy_id not in BUILT_IN:
-                    self._store.add_policy(unit.policy_id, policy)
+            self._builder.build(key, unit, self._labels(key))
         except OutOfIds as error:
-            self._problem(key, unit, str(error))
-        value = endpoints.ref_value(unit.policy_id)
+            costs = self._builder.costs(key, unit)
+            self.problems[key] = Problem(key[0], tuple(sorted(unit.endpoints)), str(error), costs)
         for number in sorted(unit.endpoints):
-            self._store.set(POLICY_REF, endpoints.ref_key(number), value)
+            self._refer(number, unit)
 
-    def _merged(self, key: UnitKey, unit: Unit) -> PolicyMap | None:
-        """Return a unit's policy; None, closed, while the labels of its identity are not known."""
-        labels = self.selectors.labels(key[0])
-        if labels is None:
-            return None
-        specs = [unit.specs[place] for place in sorted(unit.specs)]
-        pairs = [(self._policy_of[entries], entries.spec) for entries in specs]
-        init = INIT_LABEL in labels.values
-        mode = self._state.config.enforcement
-        states = {way: enforcement(pairs, way, mode, init=init) for way in DIRECTIONS}
-        policy = merge(specs, states, key[1])
-        limit = self._state.config.policy_map_max
-        if len(policy.entries) > limit:
-            raise OutOfIds(
-                f"its policy needs {len(policy.entries)} entries, bpf-policy-map-max allows {limit}"
-            )
-        return policy
-
-    def _problem(self, key: UnitKey, unit: Unit, reason: str) -> None:
-        self.problems[key] = Problem(key[0], tuple(sorted(unit.endpoints)), reason)
+    def _refer(self, number: int, unit: Unit) -> None:
+        self._store.set(POLICY_REF, endpoints.ref_key(number), unit.ref.pack())
 
 
-def _unit_key(endpoint: LocalEndpoint) -> UnitKey:
-    return endpoints.identity_of(endpoint), tuple(sorted(set(endpoint.named_ports)))
+def _selects(entries: SpecEntries, key: UnitKey, labels: LabelSet) -> bool:
+    spec = entries.spec
+    return spec.host is (key == HOST_UNIT) and spec.subject.matches(labels)
+
+
+def _closed(policy: Policy, reason: str) -> Policy:
+    """Return a policy that closes what it names."""
+    specs = tuple(replace(spec, rules=()) for spec in policy.specs)
+    return replace(policy, specs=specs, refusal=("", reason))

@@ -1,11 +1,12 @@
 """Rules to the entries of policy maps.
 
-    Spec -> SpecEntries: allow and deny entries, the same for everyone it selects
-    selecting specs -> merge() -> PolicyMap
+    Spec -> SpecEntries: levels of entries, by precedence, the same for everyone it selects
+    specs of a tier that select a unit -> ordinary() or ordered() -> Stage
+    stages, the last tier first -> Stage.policy() -> PolicyMap, each with the number of the next
 
-What the lookup relies on (docs/DESIGN.md, "Policy") is made here: in one identity's bucket no allow
-is left that a deny of the same bucket covers, because the lookup stops at a bucket's first hit. For
-equal keys a deny wins over an allow, otherwise the first rule in order.
+What the lookup relies on (docs/DESIGN.md, "Precedence") is made here: in one identity's bucket no
+entry is left that one of higher precedence covers, because the lookup stops at a bucket's first
+hit. For equal keys of one precedence the first rule in order wins.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING
 from fimbria.compile.ids import PolicyMap
 from fimbria.compile.ports import PORT_MASKS, any_suffix, named_suffixes, port_suffixes
 from fimbria.datapath import abi
-from fimbria.datapath.abi import Direction
-from fimbria.model.selector import Selector
+from fimbria.datapath.abi import Direction, PolicyPrecedence
+from fimbria.model.policy import DIRECTIONS, Action, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
-    from fimbria.model.policy import NamedPort, PortSpec, Rule, Spec
+    from fimbria.model.peers import Whom
+    from fimbria.model.policy import NamedPort, Policy, PortSpec, Rule, Spec
     from fimbria.model.semantics import Enforcement
 
 Entries = dict[bytes, bytes]
@@ -30,66 +32,132 @@ Entries = dict[bytes, bytes]
 
 ANYONE = bytes(4)
 _WAY = int(abi.PolicyShape.EGRESS)
-_LOCALHOST = abi.PolicyEntry(int(abi.RuleIds.ALLOW_LOCALHOST)).pack()
-_ALLOW_ALL = abi.PolicyEntry(int(abi.RuleIds.ALLOW_ALL)).pack()
+_ACTION = {
+    Action.ALLOW: 0,
+    Action.DENY: int(abi.PolicyEntryFlags.DENY),
+    Action.PASS: int(abi.PolicyEntryFlags.PASS),
+}
+_LOCALHOST = abi.PolicyEntry(
+    int(abi.RuleIds.ALLOW_LOCALHOST), precedence=PolicyPrecedence.ALLOW
+).pack()
 _LOCALHOST_KEY = int(abi.Identity.HOST).to_bytes(4, "little") + any_suffix(Direction.INGRESS)
+_RANK = slice(8, 12)
+"""Where the precedence stands in struct policy_entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """What rules are resolved with: identities by selector, and named ports by identity."""
+    """What rules are resolved with.
 
-    select: Callable[[Selector], Set[int]]
+    Identities by whom a rule names, named ports by identity, and the port of a direction's and
+    parser's proxy.
+    """
+
+    select: Callable[[Whom], Set[int]]
     named: Mapping[int, Mapping[NamedPort, int]]
+    proxy: Callable[[Direction, str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One tier's policy, not yet linked to the next: enum policy_flags, and entries."""
+
+    flags: int
+    entries: Entries
+
+    @property
+    def final(self) -> bool:
+        """Return whether no packet gets past it to the next tier."""
+        ways = sum(DIRECTIONS)
+        return self.flags & (ways | ways << 2) == ways
+
+    def policy(self, next_id: int) -> PolicyMap:
+        """Return the map, with the number of the next tier's policy; 0 for none."""
+        masks = {True: [0, 0], False: [0, 0]}
+        for anyone, shape in {(key[:4] == ANYONE, key[7]) for key in self.entries}:
+            masks[anyone][1 if shape & _WAY else 0] |= 1 << (shape & ~_WAY)
+        (peer_in, peer_out), (any_in, any_out) = masks[False], masks[True]
+        info = abi.PolicyInfo(self.flags, (peer_in, peer_out), (any_in, any_out), next_id)
+        return PolicyMap(info.pack(), self.entries)
 
 
 class SpecEntries:
     """One spec's entries, made when they are first asked for, until `invalidate`.
 
-    `ids` are the numbers of its rules' parts by path. Compared by identity: a changed spec is
-    another one.
+    `ids` are the numbers of the parts of its policy's rules, by path. Compared by identity: a
+    changed spec is another one.
     """
 
-    def __init__(self, spec: Spec, ids: Mapping[str, int], peers: Peers) -> None:
+    def __init__(self, policy: Policy, spec: Spec, ids: Mapping[str, int], peers: Peers) -> None:
+        self.policy = policy
         self.spec = spec
         self._ids = ids
         self._peers = peers
-        self._made: dict[tuple[Direction, tuple[NamedPort, ...]], tuple[Entries, Entries]] = {}
-        names = {r.direction for r in spec.rules for part in r.ports if part.name}
+        self._made: dict[tuple[Direction, tuple[NamedPort, ...]], tuple[Entries, ...]] = {}
+        parts = [(rule, part) for rule in spec.rules for part in rule.ports]
+        names = {rule.direction for rule, part in parts if part.name}
         self.uses_own_names = Direction.INGRESS in names
         self.uses_peer_names = Direction.EGRESS in names
+        self.proxies = {(r.direction, part.parser) for r, part in parts if _redirects(r, part)}
 
     @property
-    def selectors(self) -> set[Selector]:
-        """Return the selectors of its peers."""
+    def peers(self) -> set[Whom]:
+        """Return whom its rules name."""
         found = {peer.whom for rule in self.spec.rules for peer in rule.peers}
-        return {whom for whom in found if isinstance(whom, Selector)}
+        return {whom for whom in found if whom is not None}
 
     def invalidate(self) -> None:
-        """Note that whom its selectors select, or their named ports, has changed."""
+        """Note that whom its rules name, or their named ports, has changed."""
         self._made.clear()
 
-    def entries(self, way: Direction, own: tuple[NamedPort, ...]) -> tuple[Entries, Entries]:
-        """Return its allow and its deny entries for a subject that names these ports."""
+    def size(self, own: tuple[NamedPort, ...]) -> int:
+        """Return how many entries it asks for."""
+        return sum(len(level) for way in DIRECTIONS for level in self.levels(way, own))
+
+    def levels(self, way: Direction, own: tuple[NamedPort, ...]) -> tuple[Entries, ...]:
+        """Return its entries for a subject that names these ports, the lowest precedence first.
+
+        An ordinary spec has a level for each of enum policy_precedence. One of another tier has a
+        level for each rule, and its entries have no precedence yet.
+        """
         key = way, own if self.uses_own_names and way is Direction.INGRESS else ()
         made = self._made.get(key)
         if made is None:
-            made = self._made[key] = self._make(way, key[1])
+            make = self._by_precedence if self.policy.tier is Tier.NORMAL else self._by_rule
+            made = self._made[key] = make(way, key[1])
         return made
 
-    def _make(self, way: Direction, own: tuple[NamedPort, ...]) -> tuple[Entries, Entries]:
-        allow: Entries = {}
-        deny: Entries = {}
+    def _by_precedence(
+        self, way: Direction, own: tuple[NamedPort, ...]
+    ) -> tuple[Entries, Entries, Entries]:
+        levels: tuple[Entries, Entries, Entries] = ({}, {}, {})
         for rule in reversed(self.spec.rules):
             if rule.direction is not way:
                 continue
-            flags = int(abi.PolicyEntryFlags.DENY) if rule.deny else 0
-            target = deny if rule.deny else allow
             peers = self._identities(rule)
             for part in reversed(rule.parts):
-                entry = abi.PolicyEntry(self._ids[part.path], flags=flags).pack()
-                target.update(dict.fromkeys(self._keys(rule, part, peers, own), entry))
-        return allow, deny
+                rank = _precedence(rule, part)
+                value = self._value(rule, part, rank)
+                levels[rank - 1].update(dict.fromkeys(self._keys(rule, part, peers, own), value))
+        return levels
+
+    def _by_rule(self, way: Direction, own: tuple[NamedPort, ...]) -> tuple[Entries, ...]:
+        levels: list[Entries] = []
+        for rule in reversed(self.spec.rules):
+            if rule.direction is not way:
+                continue
+            peers = self._identities(rule)
+            level: Entries = {}
+            for part in reversed(rule.parts):
+                value = self._value(rule, part, 0)
+                level.update(dict.fromkeys(self._keys(rule, part, peers, own), value))
+            levels.append(level)
+        return tuple(levels)
+
+    def _value(self, rule: Rule, part: PortSpec, precedence: int) -> bytes:
+        port = self._peers.proxy(rule.direction, part.parser) if _redirects(rule, part) else 0
+        flags = _ACTION[rule.action]
+        return abi.PolicyEntry(self._ids[part.path], port, flags, precedence=precedence).pack()
 
     def _identities(self, rule: Rule) -> set[int] | None:
         """Return whom a rule names; None: anyone."""
@@ -97,8 +165,7 @@ class SpecEntries:
         for peer in rule.peers:
             if peer.whom is None:
                 return None
-            if isinstance(peer.whom, Selector):
-                found |= self._peers.select(peer.whom)
+            found |= self._peers.select(peer.whom)
         return found
 
     def _keys(
@@ -118,52 +185,96 @@ class SpecEntries:
         return [head + tail for head in heads for tail in tails]
 
 
-def merge(
+def _redirects(rule: Rule, part: PortSpec) -> bool:
+    return bool(part.parser) and rule.action is Action.ALLOW
+
+
+def _precedence(rule: Rule, part: PortSpec) -> PolicyPrecedence:
+    if rule.deny:
+        return PolicyPrecedence.DENY
+    return PolicyPrecedence.REDIRECT if _redirects(rule, part) else PolicyPrecedence.ALLOW
+
+
+def ordinary(
     specs: Sequence[SpecEntries],
     states: Mapping[Direction, Enforcement],
     own: tuple[NamedPort, ...],
-) -> PolicyMap:
-    """Return the policy of whom these specs, in order, select.
+    *,
+    localhost: bool,
+) -> Stage:
+    """Return the ordinary tier for whom these specs, in order, select.
 
     `states` say how each direction is enforced; `own` are the ports that the subject names.
+    `localhost`: the node may reach it.
     """
     entries: Entries = {}
+    flags = 0
     for way, state in states.items():
         if not state.enforced:
             continue
-        allow: Entries = {}
-        deny: Entries = {}
-        if way is Direction.INGRESS:
-            allow[_LOCALHOST_KEY] = _LOCALHOST
-        if not state.closed:
-            if not state.default_deny:
-                allow[ANYONE + any_suffix(way)] = _ALLOW_ALL
-            for spec in reversed(specs):
-                allows, denials = spec.entries(way, own)
-                allow.update(allows)
-                deny.update(denials)
-        if deny:
-            uncover(allow, deny)
-            allow.update(deny)
-        entries.update(allow)
-    return PolicyMap(
-        _info([way for way, state in states.items() if state.enforced], entries), entries
-    )
+        # Of enum policy_flags the directions' have the numbers of the directions, OPEN is above.
+        flags |= way if state.default_deny or state.closed else way | way << 2
+        levels: list[Entries] = [{} for _ in PolicyPrecedence]
+        if localhost and way is Direction.INGRESS:
+            levels[0][_LOCALHOST_KEY] = _LOCALHOST
+        for spec in reversed(specs) if not state.closed else ():
+            for level, more in zip(levels, spec.levels(way, own), strict=True):
+                level.update(more)
+        entries.update(uncovered(levels))
+    return Stage(flags, entries)
 
 
-def uncover(allow: Entries, deny: Mapping[bytes, bytes]) -> None:
-    """Remove the allow entries that a deny entry of the same identity and direction covers."""
+def ordered(specs: Sequence[SpecEntries], own: tuple[NamedPort, ...]) -> Stage:
+    """Return an ordered tier for whom these specs, the first asked first, select.
+
+    A direction is enforced if any rule is about it, and open.
+    """
+    entries: Entries = {}
+    flags = 0
+    for way in DIRECTIONS:
+        levels = [level for spec in reversed(specs) for level in spec.levels(way, own)]
+        if levels:
+            flags |= way | way << 2
+            entries.update(uncovered(_ranked(levels)))
+    return Stage(flags, entries)
+
+
+def _ranked(levels: Iterable[Entries]) -> list[Entries]:
+    """Return levels whose entries have their place as precedence, from 1."""
+    found: list[Entries] = []
+    for rank, level in enumerate(levels, 1):
+        number = rank.to_bytes(4, "little")
+        found.append(
+            {
+                key: value[: _RANK.start] + number + value[_RANK.stop :]
+                for key, value in level.items()
+            }
+        )
+    return found
+
+
+def uncovered(levels: Sequence[Entries]) -> Entries:
+    """Merge levels of rising precedence, without what an entry of a higher one covers."""
+    merged: Entries = {}
     shapes: dict[bytes, set[int]] = {}
-    for key in deny:
-        shapes.setdefault(key[:4], set()).add(key[7] & ~_WAY)
-    covered = [
-        key
-        for key in allow
-        if (denied := shapes.get(key[:4]))
-        and any(shape <= key[7] & ~_WAY and widened(key, shape) in deny for shape in denied)
-    ]
-    for key in covered:
-        del allow[key]
+    for level in reversed(levels):
+        kept = level
+        if shapes:
+            kept = {
+                key: value
+                for key, value in level.items()
+                if not ((above := shapes.get(key[:4])) and _covered(key, above, merged))
+            }
+        merged.update(kept)
+        if level is not levels[0]:
+            for key in kept:
+                shapes.setdefault(key[:4], set()).add(key[7] & ~_WAY)
+    return merged
+
+
+def _covered(key: bytes, shapes: Iterable[int], above: Entries) -> bool:
+    own = key[7] & ~_WAY
+    return any(shape <= own and widened(key, shape) in above for shape in shapes)
 
 
 def widened(key: bytes, shape: int) -> bytes:
@@ -171,12 +282,3 @@ def widened(key: bytes, shape: int) -> bytes:
     port = int.from_bytes(key[4:6], "big") & PORT_MASKS[shape]
     protocol = key[6] if shape else 0
     return key[:4] + bytes((port >> 8, port & 0xFF, protocol, shape | key[7] & _WAY))
-
-
-def _info(enforced: Iterable[Direction], entries: Entries) -> bytes:
-    masks = {True: [0, 0], False: [0, 0]}
-    for anyone, shape in {(key[:4] == ANYONE, key[7]) for key in entries}:
-        masks[anyone][1 if shape & _WAY else 0] |= 1 << (shape & ~_WAY)
-    (peer_in, peer_out), (any_in, any_out) = masks[False], masks[True]
-    # The numbers of the directions are those of enum policy_flags.
-    return abi.PolicyInfo(sum(enforced), (peer_in, peer_out), (any_in, any_out)).pack()

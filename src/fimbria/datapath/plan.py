@@ -8,6 +8,9 @@ and no reference leads nowhere. Planning again from what a crash left converges.
     endpoints ─► devices ─► ipcache ─► routes ─► nodes ─► references                  (delete)
     bump ─► policies that nothing refers to any more                                  (delete)
 
+Policies refer to each other, too: a tier's to the next one's. The last tier's is created first and
+removed last.
+
 The order of the two halves: references move to new policies first, so that an identity is permitted
 before the ipcache first names it.
 """
@@ -17,19 +20,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fimbria.compile.delta import DEVICES, IPCACHE, LXC, MAPS, NODES, POLICY_REF, Delta, Desired
-from fimbria.compile.endpoints import ref_value
+from fimbria.compile.delta import CIDR, DEVICES, IPCACHE, LXC, MAPS, NODES, POLICY_REF, Delta, Desired
+from fimbria.compile.endpoints import ref_key
 from fimbria.compile.ids import BUILT_IN, POLICY_FIRST, POLICY_LIMIT, PolicyMap
-from fimbria.datapath.abi import PolicyIds, PolicyRef
+from fimbria.datapath.abi import EndpointIds, PolicyIds, PolicyInfo, PolicyRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from fimbria.compile.nodes import Route
 
-LOCKED = ref_value(PolicyIds.LOCKED)
+LOCKED = PolicyRef(PolicyIds.LOCKED).pack()
+OPEN = PolicyRef().pack()
+_HOST = ref_key(EndpointIds.HOST)
 _BEFORE = (NODES,)
-_AFTER = (IPCACHE, DEVICES, LXC)
+_AFTER = (CIDR, IPCACHE, DEVICES, LXC)
+
+
+def left_behind(key: bytes) -> bytes:
+    """Return what an endpoint that is gone leaves in cilium_policy_ref: LOCKED, for the node OPEN.
+
+    A node that is locked could not reach the API server that would tell it otherwise.
+    """
+    return OPEN if key == _HOST else LOCKED
+
+
+def referred(ref: bytes) -> set[int]:
+    """Return the policies that an element of cilium_policy_ref refers to."""
+    found = PolicyRef.unpack(ref)
+    return {found.policy_id, found.shadow_id, found.fallback_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +114,9 @@ Op = MapPut | MapDelete | PolicyCreate | PolicyRefSet | PolicyDelete | RoutePut 
 def plan(actual: Desired, desired: Desired, *, bump: bool = False) -> list[Op]:
     """Return what makes `desired` of `actual`; empty if they are the same.
 
-    `actual` is read from the kernel. Of cilium_policy_ref it may hold endpoints that are gone; a
-    reference to LOCKED counts as none, because that is what a removed endpoint is left with. A
-    policy that must be rewritten needs a spare id; without one its endpoints are locked meanwhile.
+    `actual` is read from the kernel. Of cilium_policy_ref it may hold endpoints that are gone; what
+    they leave behind counts as none. Policies that must be rewritten need spare ids; without them
+    their endpoints are locked meanwhile.
 
     `bump`: have a Bump even if nothing else changes. Whoever does not know that the last change
     was followed by one must ask for it: a crash just before it leaves maps that are right and flows
@@ -111,14 +130,14 @@ def plan(actual: Desired, desired: Desired, *, bump: bool = False) -> list[Op]:
         }
         gone = [key for key in have if key not in want]
         if name == POLICY_REF:
-            gone = [key for key in gone if have[key] != LOCKED]
+            gone = [key for key in gone if have[key] != left_behind(key)]
         changes.update(dict.fromkeys(gone))
         if changes:
             delta.maps[name] = changes
     have, want = dict(actual.policies), desired.policies
     broken = {n for n in want.keys() & have.keys() if not _same(have[n], want[n])}
     delta.created = {n: want[n] for n in want if n not in have}
-    delta.unused = set(have.keys() - want.keys() - BUILT_IN.keys())
+    delta.unused = {n: have[n] for n in have.keys() - want.keys() - BUILT_IN.keys()}
     delta.routes_put = set(desired.routes - actual.routes)
     delta.routes_deleted = set(actual.routes - desired.routes)
     ops = [*_repair(actual, desired, broken), *_ordered(delta)]
@@ -133,12 +152,11 @@ def plan_delta(delta: Delta) -> list[Op]:
 def _finished(ops: list[Op], delta: Delta, *, bump: bool = False) -> list[Op]:
     """Bump before policies go: each removal waits for the kernel, and live flows should not."""
     bumps = [Bump()] if ops or bump else []
-    return [*ops, *bumps, *(PolicyDelete(number) for number in sorted(delta.unused))]
+    return [*ops, *bumps, *_deleted(delta.unused)]
 
 
 def _ordered(delta: Delta) -> Iterator[Op]:
-    for number in sorted(delta.created):
-        yield PolicyCreate(number, delta.created[number])
+    yield from _created(delta.created)
     refs = delta.maps.get(POLICY_REF, {})
     moved = _rows(refs)
     if moved:
@@ -151,30 +169,83 @@ def _ordered(delta: Delta) -> Iterator[Op]:
     for route in sorted(delta.routes_deleted):
         yield RouteDelete(route)
     yield from _deletes(delta, _BEFORE)
-    gone = {key: LOCKED for key, value in refs.items() if value is None}
+    gone = {key: left_behind(key) for key, value in refs.items() if value is None}
     if gone:
         yield PolicyRefSet(gone)
 
 
-def _repair(actual: Desired, desired: Desired, broken: set[int]) -> Iterator[Op]:
-    """Rewrite policies whose content is not what their id stands for, with nobody referring."""
-    refs = actual.maps.get(POLICY_REF, {})
-    taken = actual.policies.keys() | desired.policies.keys()
-    spare = next((n for n in range(POLICY_FIRST, POLICY_LIMIT) if n not in taken), None)
-    for number in sorted(broken):
-        users = {key: ref for key, ref in refs.items() if PolicyRef.unpack(ref).policy_id == number}
-        policy = desired.policies[number]
-        if users:
-            if spare is not None:
-                yield PolicyCreate(spare, policy)
-            aside = LOCKED if spare is None else ref_value(spare)
-            yield PolicyRefSet(dict.fromkeys(users, aside))
+def _chained(policies: Mapping[int, PolicyMap]) -> list[int]:
+    """Return the policies' numbers, each behind those that follow it in a chain."""
+
+    def place(number: int) -> tuple[int, int]:
+        seen = {number}
+        step = policies[number].next_id
+        while step in policies and step not in seen:
+            seen.add(step)
+            step = policies[step].next_id
+        return len(seen), number
+
+    return sorted(policies, key=place)
+
+
+def _created(policies: Mapping[int, PolicyMap]) -> Iterator[Op]:
+    for number in _chained(policies):
+        yield PolicyCreate(number, policies[number])
+
+
+def _deleted(policies: Mapping[int, PolicyMap]) -> Iterator[Op]:
+    for number in reversed(_chained(policies)):
         yield PolicyDelete(number)
-        yield PolicyCreate(number, policy)
-        if users:
-            yield PolicyRefSet(users)
-            if spare is not None:
-                yield PolicyDelete(spare)
+
+
+def _repair(actual: Desired, desired: Desired, broken: set[int]) -> Iterator[Op]:
+    """Rewrite policies whose content is not what their id stands for, with nobody referring.
+
+    Those that lead to them are written anew with them, because nothing may refer to a policy that
+    is not there.
+    """
+    redone = {number: desired.policies[number] for number in broken}
+    grown = 0
+    while grown != len(redone):
+        grown = len(redone)
+        for number, policy in actual.policies.items():
+            if number not in redone and policy.next_id in redone:
+                redone[number] = policy
+    gone = {number: actual.policies[number] for number in redone}
+    taken = actual.policies.keys() | desired.policies.keys()
+    free = [n for n in range(POLICY_FIRST, POLICY_LIMIT) if n not in taken] if redone else []
+    aside = dict(zip(_chained(redone), free, strict=False))
+    if len(aside) < len(redone):
+        aside = {}
+    copies = {aside[n]: _linked(policy, aside) for n, policy in redone.items() if aside}
+    refs = actual.maps.get(POLICY_REF, {})
+    users = {key: ref for key, ref in refs.items() if not referred(ref).isdisjoint(redone)}
+    yield from _created(copies)
+    if users:
+        yield PolicyRefSet({key: _moved(ref, aside) if aside else left_behind(key)
+                            for key, ref in users.items()})  # fmt: skip
+    yield from _deleted(gone)
+    yield from _created(redone)
+    if users:
+        yield PolicyRefSet(users)
+    yield from _deleted(copies)
+
+
+def _linked(policy: PolicyMap, places: Mapping[int, int]) -> PolicyMap:
+    """Return a policy with the next tier's in another place."""
+    info = PolicyInfo.unpack(policy.info)
+    moved = info._replace(next_id=places.get(info.next_id, info.next_id))
+    return PolicyMap(moved.pack(), policy.entries)
+
+
+def _moved(ref: bytes, places: Mapping[int, int]) -> bytes:
+    """Return a reference to policies in other places."""
+    found = PolicyRef.unpack(ref)
+    return found._replace(
+        policy_id=places.get(found.policy_id, found.policy_id),
+        shadow_id=places.get(found.shadow_id, found.shadow_id),
+        fallback_id=places.get(found.fallback_id, found.fallback_id),
+    ).pack()
 
 
 def _puts(delta: Delta, names: tuple[str, ...]) -> Iterator[Op]:

@@ -6,6 +6,7 @@ from fimbria.compile.delta import DEVICES, IPCACHE, LXC, MAPS, NODES, POLICY_REF
 from fimbria.compile.endpoints import ref_key, ref_value
 from fimbria.compile.ids import PolicyMap
 from fimbria.compile.nodes import Route, Via
+from fimbria.datapath.abi import EndpointIds, PolicyInfo, PolicyRef
 from fimbria.datapath.plan import (
     LOCKED,
     Bump,
@@ -16,12 +17,20 @@ from fimbria.datapath.plan import (
     PolicyRefSet,
     RouteDelete,
     RoutePut,
+    left_behind,
     plan,
     plan_delta,
 )
 
 OLD, NEW = Route("10.0.1.0/24", Via.HOST), Route("10.0.2.0/24", Via.HOST)
-POLICY = PolicyMap(b"info", {b"k": b"v"})
+
+
+def tier(next_id: int = 0, content: bytes = b"v") -> PolicyMap:
+    """A policy that may be followed by another."""
+    return PolicyMap(PolicyInfo(next_id=next_id).pack(), {b"k": content})
+
+
+POLICY = tier()
 
 
 def desired(**maps: dict[bytes, bytes]) -> Desired:
@@ -33,7 +42,7 @@ def test_order() -> None:
     delta = Delta(
         {name: {b"new": b"1", b"old": None} for name in (LXC, DEVICES, IPCACHE, NODES, POLICY_REF)},
         {5: POLICY},
-        {4},
+        {4: POLICY},
         {NEW},
         {OLD},
     )
@@ -70,3 +79,48 @@ def test_removed_endpoints_stay_locked() -> None:
     assert plan(gone, desired()) == []
     open_ = desired(cilium_policy_ref={ref_key(7): ref_value(0)})
     assert plan(open_, desired()) == [PolicyRefSet({ref_key(7): LOCKED}), Bump()]
+
+
+def test_the_node_is_never_locked() -> None:
+    """The node as an endpoint is left open: it must still reach the API server."""
+    host = ref_key(EndpointIds.HOST)
+    have = desired(cilium_policy_ref={host: ref_value(7)})
+    assert plan(have, desired()) == [PolicyRefSet({host: ref_value(0)}), Bump()]
+    assert plan(desired(cilium_policy_ref={host: left_behind(host)}), desired()) == []
+
+
+def test_chains() -> None:
+    """The last tier is created first and removed last, whatever the numbers."""
+    chain = {3: tier(9), 9: tier(4), 4: tier()}
+    last_first = [PolicyCreate(4, chain[4]), PolicyCreate(9, chain[9]), PolicyCreate(3, chain[3])]
+    assert plan_delta(Delta(created=chain))[:-1] == last_first
+    assert plan_delta(Delta(unused=chain)) == [
+        PolicyDelete(3), PolicyDelete(9), PolicyDelete(4),
+    ]  # fmt: skip
+    none: frozenset[Route] = frozenset()
+    empty, full = Desired({}, {}, none), Desired({}, chain, none)
+    assert plan(empty, full)[:-1] == last_first
+    assert [op for op in plan(full, empty) if isinstance(op, PolicyDelete)][-1] == PolicyDelete(4)
+
+
+def test_repair_of_a_chain() -> None:
+    """What leads to a damaged policy is written anew with it; every reference moves aside."""
+    right = {2: tier(3), 3: tier(), 4: tier(content=b"x")}
+    ref = PolicyRef(2, shadow_id=4, fallback_id=2, until=77)
+    refs = {POLICY_REF: {ref_key(7): ref.pack()}}
+    none: frozenset[Route] = frozenset()
+    damaged = Desired(refs, {**right, 3: tier(content=b"bad")}, none)
+    aside = ref._replace(policy_id=6, fallback_id=6)
+    assert plan(damaged, Desired(refs, right, none)) == [
+        PolicyCreate(5, tier()),
+        PolicyCreate(6, tier(5)),
+        PolicyRefSet({ref_key(7): aside.pack()}),
+        PolicyDelete(2),
+        PolicyDelete(3),
+        PolicyCreate(3, tier()),
+        PolicyCreate(2, tier(3)),
+        PolicyRefSet({ref_key(7): ref.pack()}),
+        PolicyDelete(6),
+        PolicyDelete(5),
+        Bump(),
+    ]
