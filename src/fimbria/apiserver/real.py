@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 from fimbria.apiserver import forward, processes
 from fimbria.apiserver.auth import read_tokens
 from fimbria.apiserver.housekeeping import Housekeeper
-from fimbria.apiserver.kinds import definitions
 from fimbria.apiserver.listeners import ListenError, address, bind
 from fimbria.apiserver.main import ApiServerConfig, ConfigError, announce, own_token
-from fimbria.sources.errors import KubeError, KubeUnreachable, is_already_exists
+from fimbria.apiserver.registration import register
+from fimbria.sources.errors import KubeError, KubeUnreachable
 from fimbria.sources.kube import KubeClient
 from fimbria.sources.kubeconfig import Connection
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 60.0
 PAUSE = 0.1
-GROUP_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 HOSTS = ("localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default.svc")
 
 
@@ -136,21 +135,3 @@ async def _until_ready(client: KubeClient) -> None:
             await client.request("GET", "/readyz")
             return
         await asyncio.sleep(PAUSE)
-
-
-async def register(client: KubeClient) -> None:
-    """Create the CustomResourceDefinitions that are missing; returns when all are served."""
-    for definition in definitions():
-        try:
-            await client.request("POST", GROUP_PATH, body=definition)
-        except KubeError as error:
-            if not is_already_exists(error):
-                raise
-    for definition in definitions():
-        spec = definition["spec"]
-        path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
-        while True:
-            with contextlib.suppress(KubeError):
-                await client.request("GET", path, {"limit": "1"})
-                break
-            await asyncio.sleep(PAUSE)

@@ -1,4 +1,4 @@
-"""The operator's wiring: hold the lease, give nodes their pod CIDRs, collect garbage.
+"""The operator's wiring: hold the lease, define our kinds, give nodes their CIDRs, collect garbage.
 
 CiliumNodes ─ watch ─► nodes without pod CIDR ─ next free ─► patch, if unchanged since
 """
@@ -11,6 +11,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from fimbria.apiserver.registration import register
 from fimbria.controllers import Controllers
 from fimbria.kernel.clock import SystemClock
 from fimbria.operator.cidrs import ClusterPool, NoCidrLeft, valid
@@ -24,6 +25,7 @@ from fimbria.sources.resources import CILIUM_NODES, CiliumNode
 if TYPE_CHECKING:
     from fimbria.sources.options import Config
 
+REGISTER_INTERVAL = 300.0
 LEASE_NAME = "cilium-operator-resource-lock"
 
 log = logging.getLogger(__name__)
@@ -109,6 +111,7 @@ async def _lead(
 
 async def _work(client: KubeClient, clock: SystemClock, config: Config) -> None:
     controllers = Controllers()
+    controllers.add("define-kinds", lambda: _define(client), REGISTER_INTERVAL).trigger()
     allocator = CidrAllocator(client, config, controllers)
     identities = IdentityCollector(client, config.identity_heartbeat_timeout, clock.monotonic)
     controllers.add("collect-identities", identities.run, config.identity_gc_interval)
@@ -120,6 +123,11 @@ async def _work(client: KubeClient, clock: SystemClock, config: Config) -> None:
     async with asyncio.TaskGroup() as group:
         controllers.start(group)
         group.create_task(allocator.run())
+
+
+async def _define(client: KubeClient) -> None:
+    for name in await register(client):
+        log.info("defined %s", name)
 
 
 def _cidrs(node: CiliumNode) -> list[str]:

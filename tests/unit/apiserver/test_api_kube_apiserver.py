@@ -17,6 +17,7 @@ from fimbria.apiserver import forward, housekeeping, processes, real
 from fimbria.apiserver.kinds import definitions
 from fimbria.apiserver.listeners import bind
 from fimbria.apiserver.main import ApiServerConfig, ConfigError, run
+from fimbria.apiserver.registration import PATH, register
 from fimbria.apiserver.tls import make_ca_and_cert
 from fimbria.sources.kube import KubeClient
 from fimbria.sources.kubeconfig import Connection
@@ -91,6 +92,30 @@ async def test_a_server_that_is_away_closes_the_connection(tmp_path: Path) -> No
             writer.close()
 
 
+def objects_in(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """All parts of a schema that are objects with properties."""
+    below = [*schema.get("properties", {}).values()]
+    below += [schema[name] for name in ("items", "additionalProperties") if name in schema]
+    found = [schema] if "properties" in schema else []
+    return [*found, *(one for part in below for one in objects_in(part))]
+
+
+def test_definitions_keep_unknown_fields_everywhere() -> None:
+    """No field is dropped by a server: a restriction unknown to us must reach the agents."""
+    for definition in definitions():
+        for version in definition["spec"]["versions"]:
+            parts = objects_in(version["schema"]["openAPIV3Schema"])
+            assert parts
+            assert all(part["x-kubernetes-preserve-unknown-fields"] for part in parts)
+
+
+def test_older_versions_are_served_and_not_kept() -> None:
+    """CIDR groups come in two versions, and exactly one of them is how they are stored."""
+    found = {one["spec"]["names"]["kind"]: one["spec"]["versions"] for one in definitions()}
+    versions = {one["name"]: one["storage"] for one in found["CiliumCIDRGroup"]}
+    assert versions == {"v2": True, "v2alpha1": False}
+
+
 def test_definitions_are_complete() -> None:
     """Each built-in custom kind has short names, a structural schema, columns, its status."""
     found = {one["spec"]["names"]["kind"]: one for one in definitions()}
@@ -108,9 +133,10 @@ def test_definitions_are_complete() -> None:
 
 
 async def test_registering_twice_is_once(client: KubeClient) -> None:
-    """Definitions that are there already are left alone."""
-    await real.register(client)
-    await real.register(client)
+    """Definitions that are there already are left alone, the missing one is made."""
+    await client.request("DELETE", f"{PATH}/ciliumcidrgroups.cilium.io")
+    assert await register(client) == ["ciliumcidrgroups.cilium.io"]
+    assert await register(client) == []
 
 
 def owned(name: str, owner: str, uid: str) -> dict[str, Any]:
