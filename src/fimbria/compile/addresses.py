@@ -1,4 +1,4 @@
-"""Everything that is kept by address: endpoints, ipcache, nodes, routes; changed row by row.
+"""Everything that is kept by address: endpoints, ipcache, CIDRs, nodes, routes; row by row.
 
 Work is proportional to what changed: each changed row names the addresses that it had and has, and
 only these are decided again.
@@ -9,12 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fimbria.compile import endpoints, ipcache, nodes
-from fimbria.compile.delta import DEVICES, IPCACHE, LXC, NODES, Store
+from fimbria.compile.delta import CIDR, DEVICES, IPCACHE, LXC, NODES, Store
 from fimbria.compile.ipcache import Values
+from fimbria.compile.prefixes import PrefixSet
+from fimbria.datapath.abi import Identity
+from fimbria.model.peers import Prefix, host_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from fimbria.compile.cidrs import Cidrs
+    from fimbria.compile.nodeids import NodeIdentities
     from fimbria.compile.state import ClusterState, LocalEndpoint, Node
 
 K = TypeVar("K")
@@ -51,18 +56,27 @@ class _Index(Generic[K, V]):
 
 
 class Addresses:
-    """Keeps `store` up to date with the state's endpoints, remote pods and nodes."""
+    """Keeps `store` up to date with the state's endpoints, remote pods and nodes, and with `cidrs`.
 
-    def __init__(self, state: ClusterState, store: Store) -> None:
+    `node_ids` must have taken up what changed before.
+    """
+
+    def __init__(
+        self, state: ClusterState, store: Store, cidrs: Cidrs, node_ids: NodeIdentities
+    ) -> None:
         self._state = state
         self._store = store
+        self._prefixes = cidrs
+        self._node_ids = node_ids
         self._values = Values(state.config)
         self._locals: dict[int, LocalEndpoint] = {}
         self._nodes: dict[str, Node] = {}
         self._local_ips: _Index[bytes, int] = _Index()
         self._devices: _Index[int, int] = _Index()
         self._node_ips: _Index[bytes, str] = _Index()
-        self._cidrs: _Index[tuple[bytes, int], str] = _Index()
+        self._cidrs: _Index[Prefix, str] = _Index()
+        self._pods = PrefixSet()
+        """Pod CIDRs of all nodes."""
         self._own: frozenset[bytes] = frozenset()
         self._special: set[bytes] = set()
         """Addresses of this node's endpoints and of nodes, now or before."""
@@ -70,12 +84,22 @@ class Addresses:
             self._decide(ip)
 
     def update(self, local: Iterable[int], remote: Iterable[bytes], names: Iterable[str]) -> None:
-        """Take up changed rows, given by their keys."""
+        """Take up changed rows, given by their keys, and the prefixes that changed."""
         dirty = set(remote)
+        prefixes = self._prefixes.take_prefixes()
+        for prefix in prefixes:
+            number = self._prefixes.match_identity(prefix)
+            value = None if number is None else ipcache.cidr_value(number)
+            self._store.set(CIDR, ipcache.key(*prefix), value)
         for name in sorted(names):
-            dirty |= self._node(name)
+            dirty |= self._node(name, prefixes)
         for number in sorted(local):
             dirty |= self._local(number)
+        for prefix in prefixes:
+            if prefix.bits < len(prefix.ip) * 8:
+                self._store.set(IPCACHE, ipcache.key(*prefix), self._around(prefix))
+            else:
+                dirty.add(prefix.ip)
         for ip in dirty:
             self._decide(ip)
 
@@ -104,8 +128,8 @@ class Addresses:
         )
         return {ip for row in (old, new) if row is not None for ip in row.addresses}
 
-    def _node(self, name: str) -> set[bytes]:
-        """Take up a node; return the addresses that it concerns."""
+    def _node(self, name: str, prefixes: set[Prefix]) -> set[bytes]:
+        """Take up a node; return the addresses that it concerns, add the prefixes to `prefixes`."""
         old, new = self._nodes.pop(name, None), self._state.nodes.get(name)
         config = self._state.config
         own = name == self._state.self_name
@@ -118,12 +142,17 @@ class Addresses:
         come = set(nodes.cidrs(new, config) if new else ())
         for prefix in gone:
             self._cidrs.discard(prefix, name)
+            if self._cidrs.get(prefix) is None:
+                self._pods.remove(prefix)
         for prefix in come:
+            if self._cidrs.get(prefix) is None:
+                self._pods.add(prefix)
             self._cidrs.add(prefix, name)
+        for prefix in gone | come:
+            prefixes.add(prefix)
+            prefixes.update(self._prefixes.prefixes.inside(prefix))
         if new is not None:
             self._nodes[name] = new
-        for ip, bits in gone | come:
-            self._decide_cidr(ip, bits)
         self._store.set_routes(
             nodes.node_routes(old, config, own=own) if old else set(),
             nodes.node_routes(new, config, own=own) if new else set(),
@@ -144,14 +173,17 @@ class Addresses:
         if ip in self._own:
             lxc, info = endpoints.HOST, values.host()
         elif ip in state.config.kube_apiserver:
-            info = values.apiserver()
+            number = Identity.KUBE_APISERVER
+            if node is not None:
+                number = self._node_ids.number(node, apiserver=True)
+            info = values.direct(number)
         elif local is not None:
             lxc, info = endpoints.lxc_value(local), values.local(local)
         elif node is not None:
-            info = values.node(node, ip)
+            info = values.node(node, ip, self._node_ids.number(node, apiserver=False))
         else:
             row = state.remote.get(ip)
-            info = values.remote(row, self._own) if row is not None else None
+            info = values.remote(row, self._own) if row else self._around(host_prefix(ip))
         self._store.set(IPCACHE, ipcache.key(ip), info)
         if local is None and node is None and ip not in self._special:
             return
@@ -160,11 +192,16 @@ class Addresses:
         known = nodes.node_value(node) if node is not None and ip not in self._own else None
         self._store.set(NODES, nodes.node_key(ip), known)
 
-    def _decide_cidr(self, ip: bytes, bits: int) -> None:
-        """Set what the ipcache says about a pod CIDR; this node's own is not in it."""
-        name = self._cidrs.get((ip, bits))
-        value = None
-        if name is not None and name != self._state.self_name:
-            value = self._values.cidr(self._nodes[name], len(ip) * 8)
-        if bits < len(ip) * 8:
-            self._store.set(IPCACHE, ipcache.key(ip, bits), value)
+    def _around(self, prefix: Prefix) -> bytes | None:
+        """Return what the ipcache says about a prefix as such: a pod CIDR, or one that rules name.
+
+        The world needs no row.
+        """
+        name = self._cidrs.get(prefix)
+        if name is not None:
+            node = None if name == self._state.self_name else self._nodes[name]
+            return self._values.pods(node, len(prefix.ip) * 8)
+        number = self._prefixes.identity(prefix) if prefix.bits else None
+        if number is None or next(self._pods.around(prefix), None) is not None:
+            return None
+        return self._values.direct(number)

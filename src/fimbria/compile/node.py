@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from fimbria.compile.addresses import Addresses
 from fimbria.compile.delta import Delta, Desired, Problem, Store
+from fimbria.compile.nodeids import NodeIdentities
 from fimbria.compile.policies import Policies
 
 if TYPE_CHECKING:
@@ -39,8 +40,11 @@ class Compiler:
         self.state = state
         self.ids = ids
         self._store = Store()
-        self._addresses = Addresses(state, self._store)
         self.policies = Policies(state, ids, self._store)
+        self.node_ids = NodeIdentities(state, self.policies.selectors)
+        self._addresses = Addresses(
+            state, self._store, self.policies.selectors.cidrs, self.node_ids
+        )
         for table in state.tables():
             table.touch_all()
 
@@ -56,15 +60,19 @@ class Compiler:
         return self._store.take()
 
     def _take_up(self) -> None:
-        local, identities, remote, names, keys = (
-            self.state.local.take_dirty(),
-            self.state.identities.take_dirty(),
-            self.state.remote.take_dirty(),
-            self.state.nodes.take_dirty(),
-            self.state.policies.take_dirty(),
+        state, selectors = self.state, self.policies.selectors
+        local, remote, nodes = (
+            state.local.take_dirty(), state.remote.take_dirty(), state.nodes.take_dirty(),
+        )  # fmt: skip
+        keys = state.policies.take_dirty() | state.trials.take_dirty()
+        selectors.set_groups({name: state.groups.get(name) for name in state.groups.take_dirty()})
+        selectors.set_services(
+            {key: state.services.get(key) for key in state.services.take_dirty()}
         )
-        self._addresses.update(local, remote, names)
-        self.policies.update(local, identities, remote, keys)
+        renumbered = self.node_ids.update(nodes)
+        self.policies.update(local, state.identities.take_dirty(), remote, keys, nodes)
+        # Last, because it is policies that put prefixes in use.
+        self._addresses.update(local, remote, renumbered)
 
     def desired(self) -> Desired:
         """Return everything as of the last update: live views, to be read at once."""
@@ -86,6 +94,6 @@ def compile_node(state: ClusterState, ids: Ids) -> Desired:
     The state's dirty keys are taken.
     """
     compiler = Compiler(state, ids)
-    ids.rules.retain(state.policies)
+    ids.rules.retain({*state.policies, *state.trials})
     compiler.update()
     return compiler.desired()

@@ -8,16 +8,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from fimbria.compile.endpoints import address_key
 from fimbria.datapath.abi import NodeInfo, NodeKey
+from fimbria.model.peers import host_prefix, prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fimbria.compile.state import LocalEndpoint, Node, NodeConfig
+    from fimbria.model.peers import Prefix
 
 
 class Via(StrEnum):
@@ -55,30 +57,29 @@ def node_value(node: Node) -> bytes:
     return NodeInfo(id=1 + int.from_bytes(digest, "big") % 0xFFFF).pack()
 
 
-def cidrs(node: Node, config: NodeConfig) -> Iterator[tuple[bytes, int]]:
-    """Yield (address, prefix length) of a node's pod CIDRs of the families in use."""
+def cidrs(node: Node, config: NodeConfig) -> Iterator[Prefix]:
+    """Yield a node's pod CIDRs of the families in use."""
     for text in node.pod_cidrs:
         try:
-            network = ip_network(text, strict=False)
+            found = prefix(text)
         except ValueError:
             continue
-        if config.ipv4 if network.version == 4 else config.ipv6:
-            yield network.network_address.packed, network.prefixlen
+        if config.ipv4 if len(found.ip) == 4 else config.ipv6:
+            yield found
 
 
 def node_routes(node: Node, config: NodeConfig, *, own: bool) -> set[Route]:
     """Return the routes that a node's pod CIDRs need."""
     found: set[Route] = set()
-    for ip, length in cidrs(node, config):
-        prefix = f"{ip_address(ip)}/{length}"
+    for cidr in cidrs(node, config):
         if own:
-            found.add(Route(prefix, Via.UNREACHABLE))
+            found.add(Route(str(cidr), Via.UNREACHABLE))
         elif config.tunnel:
-            found.add(Route(prefix, Via.HOST))
+            found.add(Route(str(cidr), Via.HOST))
         elif config.direct_routes:
-            hops = node.ipv4s if len(ip) == 4 else node.ipv6s
+            hops = node.ipv4s if len(cidr.ip) == 4 else node.ipv6s
             if hops:
-                found.add(Route(prefix, Via.NODE, str(ip_address(hops[0]))))
+                found.add(Route(str(cidr), Via.NODE, str(ip_address(hops[0]))))
     return found
 
 
@@ -86,9 +87,9 @@ def endpoint_routes(endpoint: LocalEndpoint, config: NodeConfig) -> set[Route]:
     """Return the host's routes to a pod of this node."""
     found: set[Route] = set()
     for ip in endpoint.addresses:
-        prefix = f"{ip_address(ip)}/{len(ip) * 8}"
+        destination = str(host_prefix(ip))
         if config.endpoint_routes and endpoint.ifindex:
-            found.add(Route(prefix, Via.ENDPOINT, ifindex=endpoint.ifindex))
+            found.add(Route(destination, Via.ENDPOINT, ifindex=endpoint.ifindex))
         else:
-            found.add(Route(prefix, Via.HOST))
+            found.add(Route(destination, Via.HOST))
     return found

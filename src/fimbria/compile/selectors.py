@@ -19,7 +19,7 @@ from fimbria.model.selector import Selector
 from fimbria.model.semantics import named_services
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Set
+    from collections.abc import Iterable, Iterator, Mapping, Set
 
     from fimbria.compile.state import NodeConfig
     from fimbria.model.labels import Labels
@@ -84,15 +84,17 @@ class SelectorCache(Generic[User]):
         """Forget an identity; a reserved one gets its own labels again."""
         self._note(self._index.remove(number))
 
-    def set_group(self, name: str, group: CidrGroup | None) -> None:
-        """Take up a CIDR group, or forget it."""
-        _set(self._groups, name, group)
-        self._look_again(CidrGroups)
+    def set_groups(self, changes: Mapping[str, CidrGroup | None]) -> None:
+        """Take up CIDR groups; None for one that is gone."""
+        _apply(self._groups, changes)
+        if changes:
+            self._look_again(CidrGroups)
 
-    def set_service(self, key: ServiceKey, service: Service | None) -> None:
-        """Take up a Service, or forget it."""
-        _set(self._services, key, service)
-        self._look_again(Services)
+    def set_services(self, changes: Mapping[ServiceKey, Service | None]) -> None:
+        """Take up Services; None for one that is gone."""
+        _apply(self._services, changes)
+        if changes:
+            self._look_again(Services)
 
     def take_changed(self) -> set[Whom]:
         """Return the peers whose identities changed since the last call."""
@@ -169,8 +171,9 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-def _set(rows: dict[K, V], key: K, row: V | None) -> None:
-    if row is None:
-        rows.pop(key, None)
-    else:
-        rows[key] = row
+def _apply(rows: dict[K, V], changes: Mapping[K, V | None]) -> None:
+    for key, row in changes.items():
+        if row is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = row

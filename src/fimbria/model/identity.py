@@ -65,3 +65,9 @@ def prefix_labels(prefix: Prefix, *, dual_stack: bool) -> Labels:
     """Return the labels of the identity of addresses outside the cluster in a prefix."""
     number = world(len(prefix.ip) * 8, dual_stack=dual_stack)
     return (cidr_label(prefix), *RESERVED[number])
+
+
+def node_labels(labels: Labels, *, apiserver: bool) -> Labels:
+    """Return the labels of the identity of another node's address, given the node's labels."""
+    kind = Identity.KUBE_APISERVER if apiserver else Identity.REMOTE_NODE
+    return tuple(sorted((*labels, *RESERVED[kind])))

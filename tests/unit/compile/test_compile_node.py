@@ -106,7 +106,7 @@ def test_addresses_of_others(tunnel: bool) -> None:
     assert ipcache(rows, bytes([10, 0, 2, 1])) == (6, end)
     assert ipcache(rows, bytes([10, 0, 2, 0]), 24) == (2, end)
     assert ipcache(rows, UNDERLAY[2]) == (6, 0)
-    assert ipcache(rows, bytes([10, 0, 1, 0]), 24) is None
+    assert ipcache(rows, bytes([10, 0, 1, 0]), 24) == (2, 0)
 
 
 def test_world_in_dual_stack() -> None:
