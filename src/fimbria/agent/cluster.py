@@ -82,7 +82,7 @@ class Cluster:
         except LabelError as error:
             raise ConfigError("labels", str(error)) from error
         self.config = config
-        self.state = ClusterState(config.node_name, _node_config(config))
+        self.state = ClusterState(config.node_name, _node_config(config, client.server[0]))
         self.policies = Intake(self.state, self._parse)
         self.references = References(self.state)
         self.revision = 1
@@ -350,7 +350,7 @@ class Cluster:
         return self._names.get(ip, "")
 
 
-def _node_config(config: Config) -> NodeConfig:
+def _node_config(config: Config, apiserver: str) -> NodeConfig:
     return NodeConfig(
         tunnel=config.routing_mode == "tunnel",
         ipv4=config.enable_ipv4,
@@ -359,6 +359,10 @@ def _node_config(config: Config) -> NodeConfig:
         policy_map_max=config.bpf_policy_map_max,
         endpoint_routes=config.enable_endpoint_routes,
         direct_routes=config.auto_direct_node_routes,
+        kube_apiserver=frozenset(filter(None, [convert.packed(apiserver)])),
+        cidr_match=frozenset(config.policy_cidr_match_mode),
+        node_labels=config.enable_node_selector_labels,
+        host_firewall=config.enable_host_firewall,
     )
 
 

@@ -74,8 +74,9 @@ def node_hooks(config: Config, devices: NodeDevices) -> list[Hook]:
     if config.routing_mode == "tunnel":
         hooks.append(Hook(FROM_OVERLAY, OVERLAY, devices.overlay, Side.INGRESS))
         hooks.append(Hook(TO_OVERLAY, OVERLAY, devices.overlay, Side.EGRESS))
-    else:
-        # With a tunnel, packets of pods come by the overlay; these would cost, and find nothing.
+    if config.routing_mode == "native" or config.enable_host_firewall:
+        # With a tunnel, packets of pods come by the overlay; these would cost, and find nothing
+        # but what is the node's own.
         for device in devices.devices:
             hooks.append(Hook(FROM_NETDEV, device.name, device.ifindex, Side.INGRESS))
             hooks.append(Hook(TO_NETDEV, device.name, device.ifindex, Side.EGRESS))

@@ -18,6 +18,7 @@ def lines(agent: Agent) -> list[Line]:
         _kubernetes(agent),
         _apis(agent),
         _line("KubeProxyReplacement", "False", requested="False"),
+        _host_firewall(agent),
         _cni(agent),
         _agent(agent),
         _monitor(agent),
@@ -52,6 +53,17 @@ def _kubernetes(agent: Agent) -> Line:
 def _apis(agent: Agent) -> Line:
     kinds = sorted(f"{r.resource.api_version}::{r.resource.kind}" for r in agent.watches.all)
     return _line("Kubernetes APIs", f"[{', '.join(kinds)}]")
+
+
+def _host_firewall(agent: Agent) -> Line:
+    requested = "Enabled" if agent.config.enable_host_firewall else "Disabled"
+    devices = agent.node.devices
+    if not agent.config.enable_host_firewall:
+        return _line("Host firewall", "Disabled", requested=requested)
+    if devices is None:
+        return _line("Host firewall", "not up", WARNING, requested)
+    names = ", ".join(device.name for device in devices.devices)
+    return _line("Host firewall", f"Enabled [{names}]", requested=requested)
 
 
 def _cni(agent: Agent) -> Line:

@@ -14,6 +14,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -77,6 +78,14 @@ class KubeClient:
         if path is None:
             return cls(kubeconfig.in_cluster())
         return cls(kubeconfig.load(path, context))
+
+    @property
+    def server(self) -> tuple[str, int]:
+        """Return host and port of the server; ("", 0) for one on a unix socket."""
+        if self._connection.socket:
+            return "", 0
+        parts = urlsplit(self._connection.base)
+        return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
     async def __aenter__(self) -> KubeClient:
         return self

@@ -79,6 +79,15 @@ class Config:
     )  # fmt: skip
     identity_allocation_mode: str = _option("crd", "Where identities are kept.", ("crd",))
     labels: str = _option("", "Which labels make an identity: regular expressions, ! excludes.")
+    policy_cidr_match_mode: tuple[str, ...] = _option(
+        (), "What of the cluster rules by CIDR match, too: nodes, pods, or both."
+    )
+    enable_node_selector_labels: bool = _option(
+        False, "Let rules select nodes by their labels (fromNodes, toNodes)."
+    )
+    enable_host_firewall: bool = _option(
+        False, "Enforce policies about nodes (nodeSelector) on what nodes send and get themselves."
+    )
     bpf_policy_map_max: int = _option(16384, "Entries that one policy may take.")
     # Conntrack
     bpf_ct_global_tcp_max: int = _option(524288, "Entries of the connection table.")
@@ -128,19 +137,17 @@ class Config:
     enable_l7_proxy: bool = _option(False, "Policy for HTTP and DNS; not in this version.")
     enable_wireguard: bool = _option(False, "Encryption between nodes; not in this version.")
     enable_ipsec: bool = _option(False, "Encryption between nodes; not in this version.")
-    enable_host_firewall: bool = _option(False, "Policy for the node; not in this version.")
 
 
 UNAVAILABLE = (
-    "policy_audit_mode",
     "kube_proxy_replacement",
     "enable_ipv4_masquerade",
     "enable_ipv6_masquerade",
     "enable_l7_proxy",
     "enable_wireguard",
     "enable_ipsec",
-    "enable_host_firewall",
 )
+CIDR_MATCH_MODES = ("nodes", "pods")
 FIELDS = {one.name.replace("_", "-"): one for one in fields(Config)}
 """Key -> dataclass field."""
 
@@ -164,6 +171,12 @@ def check(config: Config) -> None:
         )
     if config.auto_direct_node_routes and config.routing_mode == "tunnel":
         raise ConfigError("auto-direct-node-routes", "needs routing-mode=native")
+    unknown = [one for one in config.policy_cidr_match_mode if one not in CIDR_MATCH_MODES]
+    if unknown:
+        raise ConfigError(
+            "policy-cidr-match-mode",
+            f"{unknown[0]!r} is not one of {', '.join(CIDR_MATCH_MODES)}",
+        )
     for key, low, high in (
         ("tunnel-port", 1, 65535),
         ("cluster-id", 0, 0),
