@@ -20,7 +20,7 @@ from fimbria.compile.names import PortNames
 from fimbria.compile.policymap import Peers, SpecEntries
 from fimbria.compile.selectors import SelectorCache
 from fimbria.compile.units import HOST_UNIT, Builder, Cost, Unit, UnitKey, unit_key
-from fimbria.datapath.abi import EndpointIds, Identity, PolicyIds, PolicyRef
+from fimbria.datapath.abi import EndpointIds, Identity, PolicyIds, PolicyRef, PolicyRefFlags
 from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelSet
 
@@ -249,7 +249,10 @@ class Policies:
             self._refer(number, unit)
 
     def _refer(self, number: int, unit: Unit) -> None:
-        self._store.set(POLICY_REF, endpoints.ref_key(number), unit.ref.pack())
+        row = self._state.local.get(number)
+        audit = self._state.config.audit or (row is not None and row.audit)
+        ref = unit.ref._replace(flags=int(PolicyRefFlags.AUDIT)) if audit else unit.ref
+        self._store.set(POLICY_REF, endpoints.ref_key(number), ref.pack())
 
 
 def _selects(entries: SpecEntries, key: UnitKey, labels: LabelSet) -> bool:

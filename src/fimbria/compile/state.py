@@ -37,7 +37,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LocalEndpoint:
-    """A pod of this node. `ifindex` and `node_mac` are the host side's; identity 0: none yet."""
+    """A pod of this node. `ifindex` and `node_mac` are the host side's; identity 0: none yet.
+
+    `audit`: its policy is judged and reported, and lets everything pass.
+    """
 
     id: int
     ifindex: int
@@ -47,6 +50,7 @@ class LocalEndpoint:
     ipv6: bytes | None
     identity: int
     named_ports: tuple[NamedPort, ...] = ()
+    audit: bool = False
 
     @property
     def addresses(self) -> tuple[bytes, ...]:
@@ -96,7 +100,8 @@ class NodeConfig:
     `endpoint_routes`: the kernel routes to each pod's device; `direct_routes`: without a tunnel,
     routes to other nodes' pods by way of their nodes. `cidr_match`: policy-cidr-match-mode, any of
     "nodes", "pods". `node_labels`: enable-node-selector-labels. `host_firewall`:
-    enable-host-firewall; without it no policy is about the node.
+    enable-host-firewall; without it no policy is about the node. `audit`: policy-audit-mode, of all
+    endpoints.
     """
 
     tunnel: bool = True
@@ -110,6 +115,7 @@ class NodeConfig:
     cidr_match: frozenset[str] = frozenset()
     node_labels: bool = False
     host_firewall: bool = False
+    audit: bool = False
 
 
 def _table_of_locals() -> Table[int, LocalEndpoint]:
