@@ -42,6 +42,7 @@ def domain(text: str, path: str) -> Fqdn:
 
 def _dotted(text: str, path: str, allowed: Pattern[str], wanted: str) -> str:
     lower = text.lower()
-    if len(lower) > MAX_LENGTH or not lower.isascii() or not allowed.fullmatch(lower):
+    # Some letters beyond ASCII have a lower case within it.
+    if len(lower) > MAX_LENGTH or not text.isascii() or not allowed.fullmatch(lower):
         raise PolicyError(path, f"{text!r} is not {wanted}")
     return lower if lower.endswith(".") else f"{lower}."

@@ -30,9 +30,9 @@ def kafka_rule(value: Any, path: str) -> None:
     role, key = fields.text("role"), fields.text("apiKey")
     if role and key:
         raise PolicyError(fields.at("apiKey"), "Combining Role and APIKey is not supported")
-    if role and role.lower() not in ROLES:
+    if role and not _is_one(role, ROLES):
         raise PolicyError(fields.at("role"), f"{role!r} is none of {', '.join(ROLES)}")
-    if key and key.lower() not in API_KEYS:
+    if key and not _is_one(key, API_KEYS):
         raise PolicyError(fields.at("apiKey"), f"{key!r} is no kind of request")
     version = fields.text("apiVersion")
     if version and not (_VERSION.fullmatch(version) and int(version) < 1 << 15):
@@ -42,3 +42,7 @@ def kafka_rule(value: Any, path: str) -> None:
         raise PolicyError(fields.at("topic"), f"{topic!r} is no name of a topic")
     fields.text("clientID")
     fields.done()
+
+
+def _is_one(text: str, among: tuple[str, ...]) -> bool:
+    return text.isascii() and text.lower() in among

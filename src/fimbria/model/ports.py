@@ -76,19 +76,24 @@ def _cilium_port(value: Any, path: str) -> PortSpec:
     port = fields.any("port")
     end = fields.integer("endPort") or None
     fields.done()
-    if text.upper() not in ("ANY", "TCP", "UDP", "SCTP"):
-        hint = "; use icmps" if text.upper().startswith("ICMP") else ""
+    # Some letters beyond ASCII have an upper case within it.
+    upper = text.upper() if text.isascii() else text
+    if upper not in ("ANY", "TCP", "UDP", "SCTP"):
+        hint = "; use icmps" if upper.startswith("ICMP") else ""
         raise PolicyError(fields.at("protocol"), f"{text!r} is none of TCP, UDP, SCTP, ANY{hint}")
-    protocols = ANY_PORTS if text.upper() == "ANY" else (Protocol[text.upper()],)
-    if isinstance(port, str) and port and not port.isdecimal():
+    protocols = ANY_PORTS if upper == "ANY" else (Protocol[upper],)
+    if port is None or port == "":
+        raise PolicyError(fields.at("port"), "is missing; 0 stands for all")
+    if isinstance(port, str) and not port.isdecimal():
         if end:
             raise PolicyError(fields.at("endPort"), "takes a port number beside it, not a name")
-        return PortSpec(path, protocols, None, port_name(port.lower(), fields.at("port")))
-    first = 0 if port in (None, "") else port_number(port, fields.at("port"), lowest=0)
+        name = port.lower() if port.isascii() else port
+        return PortSpec(path, protocols, None, port_name(name, fields.at("port")))
+    first = port_number(port, fields.at("port"), lowest=0)
     if first == 0:
         if end:
             raise PolicyError(fields.at("endPort"), "takes a port other than 0 beside it")
-        return PortSpec(path, () if text.upper() == "ANY" else protocols)
+        return PortSpec(path, () if upper == "ANY" else protocols)
     return PortSpec(path, protocols, _range(first, end, fields))
 
 

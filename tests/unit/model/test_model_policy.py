@@ -29,10 +29,14 @@ def with_ingress(rule: Any) -> Policy:
 @pytest.mark.parametrize(
     ("rule", "path"),
     [
-        ({"fromCIDR": ["10.0.0.0/8"]}, "spec.ingress[0].fromCIDR"),
         ({"fromRequires": []}, "spec.ingress[0].fromRequires"),
         ({"fromNodes": [{}]}, "spec.ingress[0].fromNodes"),
-        ({"authentication": {"mode": "required"}}, "spec.ingress[0].authentication"),
+        ({"authentication": {"mode": "required"}}, "spec.ingress[0].authentication.mode"),
+        ({"authentication": {"mode": "always"}}, "spec.ingress[0].authentication.mode"),
+        ({"authentication": {}}, "spec.ingress[0].authentication.mode"),
+        ({"fromGroups": [{"aws": {}}]}, "spec.ingress[0].fromGroups"),
+        ({"fromServices": []}, "spec.ingress[0].fromServices"),
+        ({"fromFQDNs": []}, "spec.ingress[0].fromFQDNs"),
         ({"surprise": 1}, "spec.ingress[0].surprise"),
         ({"fromEndpoints": {}}, "spec.ingress[0].fromEndpoints"),
         ({"fromEndpoints": ["x"]}, "spec.ingress[0].fromEndpoints[0]"),
@@ -54,7 +58,15 @@ def with_ingress(rule: Any) -> Policy:
         ({"toPorts": [{"ports": [{"port": "80", "protocol": "ICMP"}]}]},
          "spec.ingress[0].toPorts[0].ports[0].protocol"),
         ({"toPorts": [{"ports": [{"port": "80"}], "rules": {"http": [{}]}}]},
-         "spec.ingress[0].toPorts[0].rules"),
+         "spec.ingress[0].toPorts[0].ports[0].protocol"),
+        ({"toPorts": [{"ports": [{"port": str(n)} for n in range(1, 42)]}]},
+         "spec.ingress[0].toPorts[0].ports"),
+        ({"toPorts": [{"ports": [{"port": "80", "protocol": "\u017fctp"}]}]},
+         "spec.ingress[0].toPorts[0].ports[0].protocol"),
+        ({"toPorts": [{"ports": [{"port": "\u212aube"}]}]},
+         "spec.ingress[0].toPorts[0].ports[0].port"),
+        ({"toPorts": [{"ports": [{"protocol": "TCP"}]}]},
+         "spec.ingress[0].toPorts[0].ports[0].port"),
         ({"icmps": [{"fields": [{"type": "Nonsense"}]}]},
          "spec.ingress[0].icmps[0].fields[0].type"),
         ({"icmps": [{"fields": [{"type": 8}]}], "toPorts": [{"ports": [{"port": "1"}]}]},
@@ -92,7 +104,7 @@ def judge(policy: Policy, subject: LabelSet = WEB, direction: Direction = Direct
 def test_a_refusal_closes_what_it_names() -> None:
     """Only its subjects, and only the directions that it names."""
     policy = cnp({"endpointSelector": {"matchLabels": {"app": "web"}},
-                  "ingress": [{"fromEntities": ["all"]}, {"fromCIDR": ["::/0"]}]})  # fmt: skip
+                  "ingress": [{"fromEntities": ["all"]}, {"fromRequires": [{}]}]})  # fmt: skip
     assert judge(policy) is Reason.REFUSED
     assert judge(policy, direction=Direction.EGRESS) is Reason.NO_POLICY
     assert judge(policy, LabelSet(("k8s:app=x", "k8s:io.kubernetes.pod.namespace=red"))) is (
@@ -104,7 +116,7 @@ def test_a_refusal_beats_what_others_allow() -> None:
     """Otherwise a denial in it would be let through."""
     policies = [
         cnp({"endpointSelector": {}, "ingress": [{"fromEntities": ["all"]}]}, name="a"),
-        cnp({"endpointSelector": {}, "ingressDeny": [{"fromCIDR": ["::/0"]}]}, name="b"),
+        cnp({"endpointSelector": {}, "ingressDeny": [{"fromCIDR": ["x"]}]}, name="b"),
     ]
     judged = verdict(policies, Question(End(300, WEB), End(301, DB), Direction.INGRESS, 6, 80))
     assert judged.reason is Reason.REFUSED
@@ -194,7 +206,6 @@ def test_network_policy_peers() -> None:
     assert judge(network({"ingress": [every]})) is Reason.ALLOW_RULE
     both = {"from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "x"}}}]}
     assert judge(network({"ingress": [both]})) is Reason.DEFAULT_DENY
-    assert network({"ingress": [{"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]}).refusal
     assert network({"ingress": [{"from": [{}]}]}).refusal
 
 
@@ -206,9 +217,43 @@ def test_specs_are_all_taken() -> None:
     assert [spec.path for spec in parse_policy(document).specs] == ["spec", "specs[0]"]
 
 
-def test_host_policies_are_refused_without_touching_pods() -> None:
-    """A policy about nodes says nothing about pods, also when it is refused."""
-    policy = cnp({"nodeSelector": {}, "ingress": [{}]}, "CiliumClusterwideNetworkPolicy")
-    assert policy.refusal is not None
-    assert policy.refusal[0] == "spec.nodeSelector"
-    assert policy.specs == ()
+def test_refused_host_policies_close_nothing() -> None:
+    """A node that nobody can reach cannot be repaired; pods are not meant at all."""
+    spec = {"nodeSelector": {}, "ingress": [{"toMoon": []}]}
+    for kind in ("CiliumClusterwideNetworkPolicy", "CiliumNetworkPolicy"):
+        policy = cnp(spec, kind)
+        assert policy.refusal is not None
+        assert policy.specs == ()
+    assert cnp({"nodeSelector": {}, "ingress": [{}]}).refusal == (
+        "spec.nodeSelector", "is for a clusterwide policy only",
+    )  # fmt: skip
+    both = cnp({**spec, "endpointSelector": {}}, "CiliumClusterwideNetworkPolicy")
+    assert both.refusal is not None
+    assert both.refusal[0] == "spec.nodeSelector"
+    assert [one.host for one in both.specs] == [False]
+
+
+@pytest.mark.parametrize(
+    ("value", "audit"), [("true", True), ("false", False), ("True", False), (True, False)]
+)
+def test_audit_mode(value: Any, audit: bool) -> None:
+    """The annotation makes a policy one that is only reported; so with a refused one."""
+    for spec in ({"podSelector": {}}, {"podSelector": 1}):
+        meta = {"name": "p", "annotations": {"fimbria.io/policy-audit-mode": value}}
+        policy = parse_policy({"kind": "NetworkPolicy", "metadata": meta, "spec": spec})
+        assert policy.audit is audit
+        asked = Question(End(300, LabelSet(("k8s:io.kubernetes.pod.namespace=default",))),
+                         End(301, DB), Direction.INGRESS, 6, 80)  # fmt: skip
+        assert verdict([policy], asked).allowed is audit
+        assert not verdict([policy], asked, shadow=True).allowed
+
+
+def test_what_is_kept_beside_the_rules() -> None:
+    """Description, labels and log say nothing about traffic; a wrong type is an error."""
+    said = {"description": "d", "labels": [{"key": "k"}], "log": {"value": "v"}}
+    good = {"endpointSelector": {}, "ingress": [{"authentication": {"mode": "disabled"}}]}
+    assert cnp({**good, **said}) == cnp(good)
+    for field, value in (("description", 1), ("labels", 1), ("log", {"level": "x"}), ("log", 1)):
+        refusal = cnp({**good, field: value}).refusal
+        assert refusal is not None
+        assert refusal[0].startswith(f"spec.{field}")
