@@ -340,3 +340,94 @@ def test_explain_knows_the_fields(kubectl: Kubectl) -> None:
     if kubectl.minor < 27:
         pytest.skip("this kubectl explains from OpenAPI v2 definitions, which are not served")
     assert "containers" in kubectl("explain", "pod.spec")
+
+
+KINDS = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: whole}
+spec:
+  description: every part of a rule
+  endpointSelector: {matchExpressions: [{key: app, operator: In, values: [a, b]}]}
+  enableDefaultDeny: {ingress: true}
+  ingress:
+  - fromCIDRSet: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}, {cidrGroupRef: office}]
+    toPorts:
+    - ports: [{port: "80", protocol: TCP}, {port: "8000", endPort: 8080, protocol: TCP}]
+      rules: {http: [{method: GET, path: /x, headers: [A]}]}
+  - fromEntities: [cluster]
+    icmps: [{fields: [{type: 8, family: IPv4}]}]
+  ingressDeny: [{fromNodes: [{matchLabels: {a: b}}]}]
+  egress:
+  - toFQDNs: [{matchPattern: "*.example.com"}]
+  - toServices: [{k8sService: {serviceName: web, namespace: x}}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: %(name)s}
+spec: {nodeSelector: {}, ingress: [{}]}
+---
+apiVersion: cilium.io/v2alpha1
+kind: CiliumCIDRGroup
+metadata: {name: %(name)s}
+spec: {externalCIDRs: [192.0.2.0/24]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: %(name)s}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {namespaces: {}}
+  ingress: [{name: first, action: Deny, from: [{namespaces: {matchLabels: {a: b}}}]}]
+  egress:
+  - action: Pass
+    to: [{networks: [10.0.0.0/8]}]
+    protocols: [{tcp: {destinationPort: {range: {start: 1, end: 9}}}}]
+"""
+
+
+def test_the_policy_kinds(kubectl: Kubectl) -> None:
+    """All kinds of policies, and what they refer to, are applied, shown, described, patched."""
+    name = kubectl.namespace
+    manifest = KINDS % {"name": name}
+    assert kubectl("apply", "-f", "-", stdin=manifest).count("created") == 4
+    assert kubectl("apply", "-f", "-", stdin=manifest).count("unchanged") == 4
+    head, row = kubectl("get", "clusternetworkpolicies", name).splitlines()
+    assert head.split() == ["NAME", "TIER", "PRIORITY", "AGE", "VALID"]
+    assert row.split()[:3] == [name, "Admin", "10"]
+    group = kubectl.json("get", "ciliumcidrgroup", name)
+    assert group["apiVersion"] == "cilium.io/v2"
+    assert kubectl.json("get", "ciliumcidrgroups.v2alpha1.cilium.io", name) == {
+        **group, "apiVersion": "cilium.io/v2alpha1",
+    }  # fmt: skip
+    for kind in ("cnp/whole", f"ccnp/{name}", f"ccg/{name}", f"clusternetworkpolicy/{name}"):
+        status = {"status": {"conditions": [{"type": "Valid", "status": "True", "reason": "x"}]}}
+        if kubectl.minor >= 24:
+            kubectl("patch", kind, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+            assert "Valid" in kubectl("describe", kind)
+        assert "Spec:" in kubectl("describe", kind)
+    kubectl("delete", "-f", "-", stdin=manifest)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("tier: Admin", "tier: Root", "spec.tier"),
+        ("priority: 10", "priority: 1001", "spec.priority"),
+        ("action: Deny", "action: Allow", "spec.ingress[0].action"),
+        ("fromEntities: [cluster]", "fromEntities: cluster", "spec.ingress[1].fromEntities"),
+        ("operator: In", "operator: Is", "spec.endpointSelector.matchExpressions[0].operator"),
+        ("except: [10.1.0.0/16]", "except: 1", "spec.ingress[0].fromCIDRSet[0].except"),
+        ("externalCIDRs: [192.0.2.0/24]", "externalCIDRs: {}", "spec.externalCIDRs"),
+    ],
+)
+def test_a_wrong_field_of_a_policy_is_named(
+    kubectl: Kubectl, old: str, new: str, field: str
+) -> None:
+    """What is of the wrong type, or none of a closed set, is refused with its path."""
+    manifest = (KINDS % {"name": kubectl.namespace}).replace(old, new)
+    result = kubectl.run("apply", "--validate=false", "-f", "-", stdin=manifest)
+    assert result.returncode == 1
+    assert field in result.stderr
+    kubectl("delete", "--ignore-not-found", "-f", "-", stdin=manifest)

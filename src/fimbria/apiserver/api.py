@@ -93,7 +93,10 @@ class Api:
                 raise errors.method_not_allowed(request.method, request.path)
             document = reviews.answer(target.resource, await read_object(request), user)
             return json_response(encode(document), 201)
-        return await self._resource(request, target)
+        response = await self._resource(request, target)
+        if isinstance(response, web.Response) and isinstance(response.body, bytes):
+            response.body = target.as_asked(response.body)
+        return response
 
     async def _resource(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         if target.subresource not in ("", "status"):
@@ -200,7 +203,7 @@ class Api:
             case "PartialObjectMetadata":
                 return lambda entry: encode(tables.partial(entry.decode()))
             case _:
-                return lambda entry: entry.raw
+                return lambda entry: target.as_asked(entry.raw)
 
     # Writing -----------------------------------------------------------------
 

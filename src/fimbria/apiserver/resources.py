@@ -27,7 +27,7 @@ class Resource:
     `status` is True if writes to the main path leave the status alone and `/status` is served.
     `select` are the field selectors beside metadata.name and metadata.namespace. `strategic` is
     False for kinds that take no strategic merge patch (custom resources). `older` are versions
-    that are served too: what is sent under one is kept, and given back, as of `version`.
+    that are served too, with the same fields: objects are kept as of `version`.
     """
 
     group: str

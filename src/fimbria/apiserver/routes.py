@@ -19,13 +19,25 @@ _NAMESPACE_SUBRESOURCES = ("status", "finalize")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is about. Empty namespace: cluster-scoped, or all namespaces."""
+    """What a request is about. Empty namespace: cluster-scoped, or all namespaces.
+
+    `older` is the version that was asked for where it is not the resource's own.
+    """
 
     resource: Resource
     namespace: str
     name: str
     subresource: str
     review: bool = False
+    older: str = ""
+
+    def as_asked(self, body: bytes) -> bytes:
+        """Return JSON of the resource with the version that the client knows it by."""
+        if not self.older:
+            return body
+        group = self.resource.group
+        written = b'"apiVersion":"%s"' % self.resource.api_version.encode()
+        return body.replace(written, b'"apiVersion":"%s"' % f"{group}/{self.older}".encode())
 
 
 def parse(path: str) -> Target:
@@ -50,4 +62,5 @@ def parse(path: str) -> Target:
         raise no_such_path(path)
     if namespace and not row.namespaced:
         raise no_such_path(path)
-    return Target(row, namespace, name, subresource)
+    older = version if version in row.older else ""
+    return Target(row, namespace, name, subresource, older=older)
