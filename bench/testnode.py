@@ -13,7 +13,7 @@ import socket
 import struct
 import subprocess
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,14 @@ def family(address: str) -> int:
 def wire(address: str) -> bytes:
     """16 bytes as cilium_lxc and cilium_ipcache hold an address: IPv4 in the first four."""
     return ip_address(address).packed.ljust(16, b"\0")
+
+
+def prefix_key(prefix: str) -> bytes:
+    """A key of cilium_ipcache and cilium_cidr: an address or a prefix."""
+    net = ip_network(prefix)
+    address = str(net.network_address)
+    key = abi.IpcacheKey(32 + net.prefixlen, family=family(address), ip=wire(address))
+    return key.pack()
 
 
 @dataclass(frozen=True)
@@ -253,15 +261,15 @@ class Node:
         key = abi.EndpointKey(ip=wire(address), family=family(address))
         self.maps["cilium_lxc"].put(key.pack(), info.pack())
 
-    def ipcache(self, address: str, identity: int, tunnel: str = "0.0.0.0") -> None:
-        key = abi.IpcacheKey(
-            prefixlen=32 + ip_address(address).max_prefixlen,
-            family=family(address),
-            ip=wire(address),
-        )
+    def ipcache(self, prefix: str, identity: int, tunnel: str = "0.0.0.0") -> None:
+        """Says who has an address, or the addresses of a prefix, and what tunnel leads there."""
         endpoint = int.from_bytes(ip_address(tunnel).packed, "big")
         info = abi.IpcacheInfo(sec_identity=identity, tunnel_endpoint=endpoint)
-        self.maps["cilium_ipcache"].put(key.pack(), info.pack())
+        self.maps["cilium_ipcache"].put(prefix_key(prefix), info.pack())
+
+    def cidr(self, prefix: str, identity: int) -> None:
+        """Says which identity rules by CIDR see of addresses in the cluster."""
+        self.maps["cilium_cidr"].put(prefix_key(prefix), abi.CidrInfo(identity).pack())
 
     def set_revision(self, revision: int) -> None:
         self.maps["cilium_runtime_config"].put(bytes(4), abi.Runtime(revision=revision).pack())
