@@ -2,10 +2,9 @@
 /*
  * Connections: life time, TCP state, and what is cached per direction.
  *
- * There are two tables. Connections of which only the opener's packets were seen are in
- * cilium_ct_new, answered ones in cilium_ct, where no opening can push them out. What is looked up
- * is looked up in cilium_ct first, so established flows do with one lookup, and an entry that is
- * on its way from one to the other is found in either.
+ * There are two tables. A connection begins in cilium_ct_new, and moves to cilium_ct once both
+ * sides want it; nothing that only opens can push it out there. cilium_ct is asked first, so
+ * established flows do with one lookup, and an entry on its way is found in either.
  *
  * Counters and flags are plain adds and stores. A direction's packets of one flow run on one CPU
  * nearly always; where they do not, a count may miss a packet, never a verdict: verdicts are
@@ -68,6 +67,41 @@ static __always_inline struct ct_entry *find_connection(const struct flow *f)
 	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
 
 	return e ? e : bpf_map_lookup_elem(&cilium_ct_new, &f->key);
+}
+
+/* Has the side that did not open the half-open connection sent anything? */
+static __always_inline bool is_answered(const struct ct_entry *e)
+{
+	return e->dir[!(e->orig & 1)].packets;
+}
+
+/*
+ * Does this packet of a half-open connection establish it? TCP's opener does, once it answers the
+ * answer: refused connections, and openings that nobody meant (the opener's kernel resets them),
+ * never get that far. Elsewhere the answer itself does.
+ */
+static __always_inline bool establishes(const struct ct_entry *e, const struct flow *f)
+{
+	bool back = (f->d & 1) != (e->orig & 1);
+
+	if (f->key.protocol != IPPROTO_TCP)
+		return back;
+	return !back && is_answered(e) && !is_closed(e) && !(f->t.tcp_flags & (TCP_SYN | TCP_RST));
+}
+
+/*
+ * An entry for the fast path. Not one that the opener's next packet may establish: that one has to
+ * move it.
+ */
+static __always_inline struct ct_entry *find_cached(struct flow *f)
+{
+	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
+
+	if (likely(e))
+		return e;
+	e = bpf_map_lookup_elem(&cilium_ct_new, &f->key);
+	f->absent = !e;
+	return e && !is_answered(e) ? e : NULL;
 }
 
 /* TCP state, life time, counters; decides whether a trace event is due. */

@@ -154,8 +154,7 @@ static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, cons
 
 	if (!rt || f->t.tcp_flags & TCP_CONTROL)
 		return FAST_MISS;
-	e = find_connection(f);
-	f->absent = !e;
+	e = find_cached(f);
 	if (!e)
 		return FAST_MISS;
 	dir = &e->dir[f->d & 1];

@@ -72,10 +72,10 @@ struct {
 		});
 } cilium_policy SEC(".maps");
 
-/* kernel: connections that the other side has answered */
+/* kernel: connections that both sides want */
 PINNED(cilium_ct, BPF_MAP_TYPE_LRU_HASH, struct ct_key, struct ct_entry, 524288);
 
-/* kernel: connections of which only the opener's packets were seen */
+/* kernel: connections that are not established yet */
 PINNED(cilium_ct_new, BPF_MAP_TYPE_LRU_HASH, struct ct_key, struct ct_entry, 65536);
 
 /* kernel: ports of fragmented datagrams, IPv6 included */

@@ -10,7 +10,7 @@
  *   opener's, stale                judged                          direction cached again
  *   reply's, opener's is current   –                               direction cached
  *   reply's, opener's is stale     judged for the opener's         direction cached
- *   reply's, half-open             as any reply                    entry moved to cilium_ct
+ *   half-open, establishes it      as above                        entry moved to cilium_ct
  *   ICMP error about a connection  as in a reply                   –
  *   other ICMP                     judged                          –
  *
@@ -300,7 +300,7 @@ static __always_inline int open_connection(struct __sk_buff *skb, struct flow *f
 	return failed < 0 ? DROP(f, FILE_CONNTRACK, DROP_CT_CREATE_FAILED) : 0;
 }
 
-/* The other side's first packet: the connection, in f->entry, moves to its table. */
+/* Both sides want the connection, which is in f->entry: it moves. */
 static __always_inline int establish(struct flow *f)
 {
 	long failed = bpf_map_update_elem(&cilium_ct, &f->key, &f->entry, BPF_NOEXIST);
@@ -378,7 +378,7 @@ static __always_inline int related(struct __sk_buff *skb, struct flow *f, struct
 static __always_inline int track(struct __sk_buff *skb, struct flow *f, __u32 now)
 {
 	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
-	bool half_open = !e, answers;
+	bool half_open = !e, moves;
 	int ret;
 
 	f->r.ct_state = CT_NEW;
@@ -395,13 +395,13 @@ static __always_inline int track(struct __sk_buff *skb, struct flow *f, __u32 no
 			f->r.ct_state = CT_REOPENED;
 		return open_connection(skb, f, now, half_open ? NULL : e, BPF_ANY);
 	}
-	answers = half_open && (f->d & 1) != (e->orig & 1);
-	if (answers) {
+	moves = half_open && establishes(e, f);
+	if (moves) {
 		f->entry = *e;
 		e = &f->entry;
 	}
 	ret = continue_connection(skb, f, e, now);
-	return ret < 0 || !answers ? ret : establish(f);
+	return ret < 0 || !moves ? ret : establish(f);
 }
 
 /* An ICMP error, or ICMP that is no flow. */

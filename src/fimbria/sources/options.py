@@ -92,7 +92,7 @@ class Config:
     # Conntrack
     bpf_ct_global_tcp_max: int = _option(524288, "Entries of the connection table.")
     bpf_ct_half_open_max: int = _option(
-        65536, "Entries of the table of connections that nobody has answered yet."
+        65536, "Entries of the table of connections that are not established yet."
     )
     bpf_ct_timeout_regular_tcp: float = _option(8000.0, "Lifetime of an idle TCP connection.")
     bpf_ct_timeout_regular_any: float = _option(60.0, "Lifetime of other idle flows.")
