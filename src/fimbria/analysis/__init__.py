@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fimbria.analysis.engine import Engine, JudgesDiffer
     from fimbria.analysis.flows import Flow, FlowError
     from fimbria.analysis.results import Because, Half, Outcome, Result
-    from fimbria.analysis.world import World, load
+    from fimbria.analysis.world import World, from_documents, load
 
 __all__ = [
     "Because",
@@ -31,6 +31,7 @@ __all__ = [
     "Outcome",
     "Result",
     "World",
+    "from_documents",
     "load",
 ]
 
@@ -44,6 +45,7 @@ _PLACES = {
     "Outcome": "results",
     "Result": "results",
     "World": "world",
+    "from_documents": "world",
     "load": "world",
 }
 

@@ -15,6 +15,9 @@ here is what a node with these objects does.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,14 +34,15 @@ from fimbria.analysis.results import (
 )
 from fimbria.compile.ids import BUILT_IN, Ids
 from fimbria.compile.node import Compiler
-from fimbria.datapath.abi import Direction, DropReason, RuleIds
+from fimbria.datapath.abi import Direction, DropReason, Identity, RuleIds
 from fimbria.datapath.lookup import Asked, endpoint_policy, policy_lookup
 from fimbria.model.policy import Tier
 from fimbria.model.semantics import Mode, Question, Reason, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from fimbria.analysis.bulk import Bulk
     from fimbria.analysis.world import World
     from fimbria.compile.delta import Problem
     from fimbria.datapath.lookup import Hit
@@ -46,6 +50,12 @@ if TYPE_CHECKING:
     from fimbria.model.semantics import Verdict
 
 JUDGES = ("maps", "model", "all")
+
+BATCH = 1 << 15
+"""Flows that are looked up together."""
+
+FEW = 256
+"""Flows for which loading numpy is not worth it."""
 
 _REASONS = {
     Reason.ALLOW_RULE: Because.ALLOW_RULE,
@@ -124,6 +134,37 @@ class Engine:
             raise JudgesDiffer(asked, answers)
         return answers["maps"]
 
+    def eval_many(
+        self, flows: Iterable[Flow | Mapping[str, Any]], judge: str = ""
+    ) -> Iterator[Result | FlowError]:
+        """Yield the results of flows in order; a flow that cannot be judged yields its error.
+
+        With `maps` they are looked up together. Raises JudgesDiffer as `eval` does.
+        """
+        judge = judge or self.judge
+        batches = iter(flows)
+        while batch := [_asked(flow) for flow in islice(batches, BATCH)]:
+            good = [flow for flow in batch if isinstance(flow, Flow)]
+            if judge == "maps" and len(good) >= FEW:
+                results = self.bulk.results(good)
+            else:
+                results = (self._one(flow, judge) for flow in good)
+            for flow in batch:
+                yield flow if isinstance(flow, FlowError) else next(results)
+
+    @cached_property
+    def bulk(self) -> Bulk:
+        """What judges many flows at once; it needs numpy, which takes its time to load."""
+        from fimbria.analysis.bulk import Bulk
+
+        return Bulk(self)
+
+    def _one(self, flow: Flow, judge: str) -> Result | FlowError:
+        try:
+            return self.eval(flow, judge)
+        except FlowError as error:
+            return error
+
     def place(self, name: str) -> Place:
         """Return one end by name. Raises FlowError."""
         found = self._found.get(name)
@@ -180,9 +221,9 @@ class Engine:
 
     def peer(self, own: Place, other: Place) -> Place:
         """Return the other end as `own` sees it: its own node is host, others are remote."""
-        if other.is_node and own.node and other.node == own.node:
-            return self.place("entity:host")
-        return other
+        if not (other.is_node and own.node and other.node == own.node):
+            return other
+        return replace(other, end=self.places.end(int(Identity.HOST), other.end.net))
 
     def _by_model(
         self, own: Place, other: Place, direction: Direction, protocol: int, port: int
@@ -281,7 +322,9 @@ class Engine:
             return Half(outcome, reason, None, None, entry)
         key, path = rule
         manifest = self.world.manifests.get(key)
-        file, line = (None, None) if manifest is None else (manifest.file, manifest.line(path))
+        file, line = None, None
+        if manifest is not None and manifest.node is not None:
+            file, line = manifest.file, manifest.line(path)
         return Half(outcome, reason, policy_name(key), path, entry, file, line)
 
 
@@ -291,6 +334,15 @@ def as_flow(given: Mapping[str, Any]) -> Flow:
         return msgspec.convert(given, Flow)
     except msgspec.ValidationError as error:
         raise FlowError(str(error)) from error
+
+
+def _asked(given: Flow | Mapping[str, Any]) -> Flow | FlowError:
+    if isinstance(given, Flow):
+        return given
+    try:
+        return as_flow(given)
+    except FlowError as error:
+        return error
 
 
 def _essence(one: Result) -> tuple[object, ...]:

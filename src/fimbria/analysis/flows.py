@@ -165,6 +165,10 @@ class Places:
             raise FlowError(f"{name} has nothing behind its port {flow.port}/{wanted}")
         return pairs
 
+    def stands_for_others(self, name: str) -> bool:
+        """Return whether a destination of that name is a Service."""
+        return self._service(name) is not None
+
     def _service(self, name: str) -> ServiceKey | None:
         """Return the Service that a destination is, None if it is none."""
         if name.startswith("svc:"):
@@ -188,14 +192,15 @@ class Places:
             found = self._labels[identity] = LabelSet(labels)
         return found
 
-    def _end(self, identity: int, net: Prefix | None = None) -> End:
+    def end(self, identity: int, net: Prefix | None = None) -> End:
+        """Return an end as rules see it, with the ports that anyone of its identity names."""
         named = self._world.named.get(identity, frozenset())
         return End(identity, self.labels(identity), named, net)
 
     def _pod(self, name: str, pod: Pod, ip: bytes | None = None) -> Place:
         ip = ip or pod.addresses[0]
         net, cidr = self._cidr(ip, "pods")
-        end = self._end(pod.identity, net)
+        end = self.end(pod.identity, net)
         own = End(pod.identity, end.labels, frozenset(pod.named), net)
         number = self._world.units[pod.unit]
         return Place(name, end, own, number, pod.node, _family(pod, ip), cidr, pod=pod)
@@ -209,7 +214,7 @@ class Places:
         api = ip in self._world.api_servers
         net, cidr = (None, 0) if ip is None else self._cidr(ip, "nodes")
         identity = Identity.KUBE_APISERVER if api else Identity.REMOTE_NODE
-        end = self._end(int(identity), net)
+        end = self.end(int(identity), net)
         family = 0 if ip is None else 4 if len(ip) == 4 else 6
         return Place(name, end, end, 0, node, family, cidr, is_node=True)
 
@@ -230,7 +235,7 @@ class Places:
             identity < 256
         ) else 0  # fmt: skip
         net = {4: FAMILIES[0], 6: FAMILIES[1]}.get(family)
-        end = self._end(identity, net)
+        end = self.end(identity, net)
         return Place(name, end, end, family=family)
 
     def _address(self, name: str, ip: bytes) -> Place:
@@ -241,7 +246,7 @@ class Places:
             return self._node(name, self._world.node_of[ip], ip)
         family = 4 if len(ip) == 4 else 6
         if ip in self._world.api_servers:
-            end = self._end(int(Identity.KUBE_APISERVER))
+            end = self.end(int(Identity.KUBE_APISERVER))
             return Place(name, end, end, family=family)
         world = Identity.WORLD_IPV4 if family == 4 else Identity.WORLD_IPV6
         inside = any(ip_address(ip) in net for net in self._pod_cidrs)

@@ -180,3 +180,22 @@ def load(paths: Iterable[str | Path], *, cluster: str = "default", labels: str =
     for one in scan(paths):
         collector.take(one)
     return collector.world()
+
+
+def from_documents(
+    documents: Iterable[object], *, cluster: str = "default", labels: str = "", origin: str = ""
+) -> World:
+    """Return the world of objects that are at hand already, as decoded JSON.
+
+    `origin` stands where a file's name would. Otherwise as `load`.
+    """
+    from fimbria.analysis.collect import Collector
+    from fimbria.sources.files import ManifestError, checked
+
+    collector = Collector(cluster=cluster, labels=labels)
+    for document in documents:
+        try:
+            collector.take(checked(document, origin))
+        except ManifestError as error:
+            collector.take(error)
+    return collector.world()

@@ -35,7 +35,10 @@ class ManifestError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One document: plain values, where it came from, and its syntax tree for line numbers."""
+    """One document: plain values, where it came from, and its syntax tree for line numbers.
+
+    One that was never text (an object of an API) has no tree, and every field is on line 1.
+    """
 
     document: dict[str, Any]
     file: str
@@ -59,6 +62,8 @@ class Manifest:
     def line(self, field: str) -> int:
         """Return the line of `field` (`spec.ingress[0].toPorts`), or of its nearest parent."""
         node = self.node
+        if node is None:
+            return 1
         for step in field.replace("[", ".[").split("."):
             found = _child(node, step)
             if found is None:
@@ -134,7 +139,7 @@ def _manifests(node: Any, value: object, file: str) -> Iterator[Manifest | Manif
             pairs = zip(cast("list[Any]", items), nodes, strict=True)
     for item, item_node in pairs:
         try:
-            yield _checked(item, file, item_node)
+            yield checked(item, file, item_node)
         except ManifestError as error:
             yield error
 
@@ -145,9 +150,11 @@ def _raised(one: Manifest | ManifestError) -> Manifest:
     return one
 
 
-def _checked(document: object, file: str, node: Any) -> Manifest:
+def checked(document: object, file: str, node: Any = None) -> Manifest:
+    """Return a document that is a manifest; `file` is its name in errors. Raises ManifestError."""
     if not isinstance(document, dict):
-        raise ManifestError(file, node.start_mark.line + 1, "", "a manifest is a mapping")
+        line = 1 if node is None else node.start_mark.line + 1
+        raise ManifestError(file, line, "", "a manifest is a mapping")
     manifest = Manifest(cast("dict[str, Any]", document), file, node)
     for field in ("apiVersion", "kind"):
         value = manifest.document.get(field)
