@@ -12,6 +12,7 @@ from fimbria.compile import endpoints, ipcache, nodes
 from fimbria.compile.delta import CIDR, DEVICES, IPCACHE, LXC, NODES, Store
 from fimbria.compile.ipcache import Values
 from fimbria.compile.prefixes import PrefixSet
+from fimbria.compile.state import pod_cidrs
 from fimbria.datapath.abi import Identity
 from fimbria.model.peers import Prefix, host_prefix
 
@@ -138,8 +139,8 @@ class Addresses:
             self._node_ips.discard(ip, name)
         for ip in after:
             self._node_ips.add(ip, name)
-        gone = set(nodes.cidrs(old, config) if old else ())
-        come = set(nodes.cidrs(new, config) if new else ())
+        gone = set(pod_cidrs(old, config) if old else ())
+        come = set(pod_cidrs(new, config) if new else ())
         for prefix in gone:
             self._cidrs.discard(prefix, name)
             if self._cidrs.get(prefix) is None:

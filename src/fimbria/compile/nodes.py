@@ -12,14 +12,12 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from fimbria.compile.endpoints import address_key
+from fimbria.compile.state import pod_cidrs
 from fimbria.datapath.abi import NodeInfo, NodeKey
-from fimbria.model.peers import host_prefix, prefix
+from fimbria.model.peers import host_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fimbria.compile.state import LocalEndpoint, Node, NodeConfig
-    from fimbria.model.peers import Prefix
 
 
 class Via(StrEnum):
@@ -57,21 +55,10 @@ def node_value(node: Node) -> bytes:
     return NodeInfo(id=1 + int.from_bytes(digest, "big") % 0xFFFF).pack()
 
 
-def cidrs(node: Node, config: NodeConfig) -> Iterator[Prefix]:
-    """Yield a node's pod CIDRs of the families in use."""
-    for text in node.pod_cidrs:
-        try:
-            found = prefix(text)
-        except ValueError:
-            continue
-        if config.ipv4 if len(found.ip) == 4 else config.ipv6:
-            yield found
-
-
 def node_routes(node: Node, config: NodeConfig, *, own: bool) -> set[Route]:
     """Return the routes that a node's pod CIDRs need."""
     found: set[Route] = set()
-    for cidr in cidrs(node, config):
+    for cidr in pod_cidrs(node, config):
         if own:
             found.add(Route(str(cidr), Via.UNREACHABLE))
         elif config.tunnel:

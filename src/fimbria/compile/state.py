@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fimbria.model.peers import CidrGroup, Context, Service, ServiceKey
+from fimbria.datapath.abi import Identity
+from fimbria.model.ends import Places
+from fimbria.model.peers import CidrGroup, Context, Prefix, Service, ServiceKey, prefix
 from fimbria.model.policy import NamedPort, Policy, PolicyKey
 from fimbria.model.semantics import Mode
 from fimbria.tables import Table
@@ -192,3 +194,39 @@ class ClusterState:
     def context(self) -> Context:
         """Return what peers of rules refer to, as it is now."""
         return Context(dict(self.groups.items()), dict(self.services.items()))
+
+    def places(self) -> Places:
+        """Return whose every address is, as it is now; slow, for explanations."""
+        config, own = self.config, self.nodes.get(self.self_name)
+        nodes = [node for _, node in sorted(self.nodes.items())]
+        pods = [row for _, row in sorted(self.local.items())]
+        ports = [(pod.identity or int(Identity.INIT), pod.named_ports) for pod in pods]
+        ports += [(row.identity, row.named_ports) for row in self.remote.values()]
+        named: dict[int, frozenset[NamedPort]] = {}
+        for number, some in ports:
+            named[number] = named.get(number, frozenset()) | set(some)
+        return Places(
+            own=frozenset(own.addresses if own else ()),
+            own_labels=own.labels if own else (),
+            apiserver=config.kube_apiserver,
+            local={ip: pod.identity or int(Identity.INIT) for pod in pods for ip in pod.addresses},
+            nodes={ip: node.labels for node in nodes for ip in node.addresses},
+            remote={ip: row.identity for ip, row in self.remote.items()},
+            pod_cidrs=frozenset(cidr for node in nodes for cidr in pod_cidrs(node, config)),
+            labels=dict(self.identities.items()),
+            named=named,
+            dual_stack=config.ipv4 and config.ipv6,
+            node_labels=config.node_labels,
+            cidr_match=config.cidr_match,
+        )
+
+
+def pod_cidrs(node: Node, config: NodeConfig) -> Iterator[Prefix]:
+    """Yield a node's pod CIDRs of the families in use; what cannot be read is left out."""
+    for text in node.pod_cidrs:
+        try:
+            found = prefix(text)
+        except ValueError:
+            continue
+        if config.ipv4 if len(found.ip) == 4 else config.ipv6:
+            yield found
