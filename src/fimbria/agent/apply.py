@@ -144,6 +144,10 @@ class Applier:
             "cilium_policy": len(desired.policies)
         }
 
+    def waiting(self) -> dict[str, dict[bytes, bytes]]:
+        """Return the rows for which full maps have no room, by map and key."""
+        return self._kernel.overflow.waiting if self._kernel is not None else {}
+
     def events_lost(self) -> int:
         """Return how many events did not fit into the ring buffer."""
         return self._kernel.events_lost() if self._kernel is not None else 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fimbria.agent.devices import GATEWAY6
 from fimbria.agent.node import FIRST, POLICY, POLICY_INFO, RUNTIME
+from fimbria.agent.overflow import Overflow
 from fimbria.compile.delta import MAPS, POLICY_REF, Desired
 from fimbria.compile.ids import POLICY_FIRST, PolicyMap
 from fimbria.compile.nodes import Route, Via
@@ -64,19 +65,24 @@ class KernelState:
         self._devices = devices
         self._gateway = gateway
         self._busy = threading.Lock()
+        self.overflow = Overflow()
 
     def read(self, wanted: Desired = NOTHING) -> Desired:
         """Return what the kernel holds of what the compiler owns.
 
         Of routes, and of references that are zero, only those that are wanted: an array does not
-        tell an endpoint for which nothing is enforced from one that never was.
+        tell an endpoint for which nothing is enforced from one that never was. What waits for room
+        counts as held.
         """
         with self._busy:
+            self._use_room()
             maps = {name: dict(self._maps.map(name).items()) for name in MAPS}
             known = wanted.maps.get(POLICY_REF, {})
             maps[POLICY_REF] = {
                 key: value for key, value in maps[POLICY_REF].items() if any(value) or key in known
             }
+            for name, rows in self.overflow.waiting.items():
+                maps[name] |= rows
             have = self._routes()
             present = frozenset(route for route in wanted.routes if self.route(route) in have)
             return Desired(maps, self._policies(), present)
@@ -109,14 +115,21 @@ class KernelState:
                     self._wait_for_programs()
                 for operation in group:
                     self._one(operation)
+            self._use_room()
+
+    def _use_room(self) -> None:
+        """Place what waits, if others have made room since."""
+        if self.overflow.retry(self._maps):
+            self.bump()
 
     def _one(self, operation: Op) -> None:
         match operation:
             case MapPut(name, rows):
-                self._maps.map(name).put_many(rows)
+                self.overflow.put(name, self._maps.map(name), rows)
             case PolicyRefSet(rows):
                 self._maps.map(POLICY_REF).put_many(rows)
             case MapDelete(name, keys):
+                self.overflow.forget(name, keys)
                 self._maps.map(name).delete_many(keys)
             case PolicyDelete(number):
                 self.delete_policy(number)

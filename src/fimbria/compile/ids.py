@@ -96,6 +96,9 @@ class RuleIds:
         for key in self._ids.keys() - set(keys):
             self.forget(key)
 
+    def __len__(self) -> int:
+        return len(self._rules)
+
     def rule(self, number: int) -> Rule | None:
         """Return the rule with that number."""
         return self._rules.get(number)
