@@ -41,21 +41,21 @@ class LabelIndex:
 
     def add(self, selector: Selector) -> None:
         """Take in a selector that is not there yet."""
-        places = _places(selector)
+        wanted = places(selector)
         candidates: Iterable[int] = self._labels
-        if places is not None:
-            candidates = {n for place in places for n in self._holders.get(place, ())}
+        if wanted is not None:
+            candidates = {n for place in wanted for n in self._holders.get(place, ())}
         self._selected[selector] = {n for n in candidates if selector.matches(self._labels[n])}
-        for place in places or ():
+        for place in wanted or ():
             self._waiting.setdefault(place, set()).add(selector)
-        if places is None:
+        if wanted is None:
             self._always.add(selector)
 
     def discard(self, selector: Selector) -> None:
         """Take out a selector that is there."""
         del self._selected[selector]
         self._always.discard(selector)
-        for place in _places(selector) or ():
+        for place in places(selector) or ():
             _discard(self._waiting, place, selector)
 
     def identities(self, selector: Selector) -> Set[int]:
@@ -95,34 +95,35 @@ class LabelIndex:
         if labels is None:
             return set()
         found = set(self._always)
-        for place in _held(labels):
+        for place in held(labels):
             found |= self._waiting.get(place, set())
         return found
 
     def _hold(self, number: int, labels: LabelSet) -> None:
         self._labels[number] = labels
-        for place in _held(labels):
+        for place in held(labels):
             self._holders.setdefault(place, set()).add(number)
 
     def _release(self, number: int) -> None:
         labels = self._labels.pop(number, None)
-        for place in _held(labels) if labels is not None else ():
+        for place in held(labels) if labels is not None else ():
             _discard(self._holders, place, number)
 
 
-def _places(selector: Selector) -> tuple[Place, ...] | None:
+def places(selector: Selector) -> tuple[Place, ...] | None:
     """Return the labels of which every selected identity has one; None if there are none such."""
 
-    def places(row: Requirement) -> tuple[Place, ...]:
+    def one_of(row: Requirement) -> tuple[Place, ...]:
         return tuple((row.key, value) for value in row.values)
 
-    demands = [places(row) for row in selector.requirements if row.operator is Operator.IN]
+    demands = [one_of(row) for row in selector.requirements if row.operator is Operator.IN]
     # Every pod has its cluster's and its namespace's label, few have those that a user chose.
     own = [found for found in demands if "io." not in found[0][0]]
     return min(own or demands, key=len) if demands else None
 
 
-def _held(labels: LabelSet) -> Iterator[Place]:
+def held(labels: LabelSet) -> Iterator[Place]:
+    """Yield every key with every value that labels have."""
     for key, values in labels.values.items():
         for value in values:
             yield key, value

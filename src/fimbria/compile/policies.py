@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from fimbria.compile import endpoints
 from fimbria.compile.delta import POLICY_REF, Problem, Store
 from fimbria.compile.ids import OutOfIds
+from fimbria.compile.labelindex import held, places
 from fimbria.compile.names import PortNames
 from fimbria.compile.policymap import Peers, SpecEntries
 from fimbria.compile.selectors import SelectorCache
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from fimbria.compile.ids import Ids
     from fimbria.compile.state import ClusterState
     from fimbria.model.policy import Policy, PolicyKey
+
+_Place = tuple["PolicyKey", bool, int]
+"""A policy, whether it is on trial, and which of its specs."""
 
 
 class Policies:
@@ -47,6 +51,8 @@ class Policies:
         self._builder = Builder(state, ids.policies, store)
         self._specs: dict[tuple[PolicyKey, bool], list[SpecEntries]] = {}
         """By policy, and whether it is on trial."""
+        self._subjects: dict[tuple[str, str] | None, dict[_Place, SpecEntries]] = {}
+        """Specs by a label that whom they select must have; None for those without such."""
         self._units: dict[UnitKey, Unit] = {}
         self._unit_of: dict[int, UnitKey] = {}
         self._host_labels: LabelSet | None = None
@@ -135,6 +141,12 @@ class Policies:
                 for index in range(len(specs)):
                     if unit.specs.pop((key, trial, index), None) is not None:
                         dirty.add(found)
+        for trial, specs in old:
+            for index, entries in enumerate(specs):
+                for label in places(entries.spec.subject) or (None,):
+                    del self._subjects[label][key, trial, index]
+                    if not self._subjects[label]:
+                        del self._subjects[label]
         trial = self._state.trials.get(key)
         self._resolve(key, self._state.policies.get(key), trial.policy if trial else None)
         for entries in [entries for _, specs in old for entries in specs]:
@@ -143,6 +155,9 @@ class Policies:
         if any(entries.proxies for _, specs in old for entries in specs):
             every = (entries for specs in self._specs.values() for entries in specs)
             self._ids.proxies.retain(proxy for entries in every for proxy in entries.proxies)
+        for place, entries in self._places(key):
+            for label in places(entries.spec.subject) or (None,):
+                self._subjects.setdefault(label, {})[place] = entries
         for found, unit in self._units.items():
             labels = self._labels(found)
             for place, entries in self._places(key):
@@ -151,7 +166,7 @@ class Policies:
                     dirty.add(found)
         return dirty
 
-    def _places(self, key: PolicyKey) -> Iterator[tuple[tuple[PolicyKey, bool, int], SpecEntries]]:
+    def _places(self, key: PolicyKey) -> Iterator[tuple[_Place, SpecEntries]]:
         for trial in (False, True):
             for index, entries in enumerate(self._specs.get((key, trial), ())):
                 yield (key, trial, index), entries
@@ -231,10 +246,10 @@ class Policies:
         unit.specs.clear()
         if labels is None:
             return
-        for policy_key, trial in self._specs:
-            for index, entries in enumerate(self._specs[policy_key, trial]):
+        for label in (None, *held(labels)):
+            for place, entries in self._subjects.get(label, {}).items():
                 if _selects(entries, key, labels):
-                    unit.specs[policy_key, trial, index] = entries
+                    unit.specs[place] = entries
 
     def _compile(self, key: UnitKey) -> None:
         """Work out a unit's policy, and let its endpoints refer to it."""
