@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 
 ROUNDS = 15
 REPEAT = 20_000
-NEW = 8_000  # new flows per round; all rounds' fit the half-open table
+NEW = 4_000  # new flows per round; all rounds' fit the half-open table
 MANY = 10_000
+ENTRIES = 10_000
 ALL_FLOWS = 8 << 16
 TABLE, GROWING = 524_288, 262_144
 SYN, ACK = 0x02, 0x10
@@ -107,6 +108,13 @@ class Bench:
         self.node.policy(3, INGRESS | EGRESS, allow(REMOTE_ID, True, 20) | allow(1002, True, 21))
         self.node.policy(4, INGRESS | EGRESS, allow(REMOTE_ID, False, 22) | allow(1001, False, 23))
         self.node.policy(5, INGRESS | EGRESS)
+        own = allow(REMOTE_ID, True, 20)
+        many = (allow(10_000 + i, True, 20) for i in range(ENTRIES - 1))
+        self.node.policy(6, EGRESS, {k: e for part in (own, *many) for k, e in part.items()})
+        open_egress = EGRESS | abi.PolicyFlags.EGRESS_OPEN
+        self.node.policy(9, open_egress, allow(REMOTE_ID, True, 20))
+        self.node.policy(8, open_egress, allow(10_000, True, 20), next_id=9)
+        self.node.policy(7, open_egress, allow(10_000, True, 20), next_id=8)
         self.node.assign(B, 4)
         self.node.ipcache(NATIVE4, REMOTE_ID)
         for i in range(4, 250):
@@ -203,6 +211,15 @@ class Bench:
         """Cases of new flows, with events; limits only for a table that was not used before."""
         remote, local = tcp(A.ip4, REMOTE4, SYN, A.node_mac), tcp(A.ip4, B.ip4, SYN, A.node_mac)
         tail = ", entries used before" if reuse else ""
+        cases: list[tuple[str, float, bytes, int]] = [
+            ("to another node", 22.0, remote, 3),
+            ("on the same node", 26.0, local, 3),
+        ]
+        if not reuse:
+            cases += [
+                ("to another node, 10,000 policy entries", 24.0, remote, 6),
+                ("to another node, three tiers", 26.0, remote, 7),
+            ]
         return [
             self.case(
                 f"new flow {where}{tail}",
@@ -213,11 +230,9 @@ class Bench:
                 flows=ALL_FLOWS,
                 new=True,
                 reuse=reuse,
+                policy=policy,
             )
-            for where, limit, packet in (
-                ("to another node", 22.0, remote),
-                ("on the same node", 26.0, local),
-            )
+            for where, limit, packet, policy in cases
         ]
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ def base() -> Iterator[Node]:
 
 @pytest.fixture
 def check(
-    base: Node, record_property: pytest.RecordProperty
+    base: Node, record_property: Callable[[str, object], None]
 ) -> Iterator[Callable[[dict[str, int]], None]]:
     """Loads every program with these constants, and looks at what the verifier had to do."""
     before = dict(base.constants)
