@@ -61,4 +61,5 @@ def parse_policy(
     except PolicyError as error:
         refusal = error.path, error.reason
         return Policy(key, closed(document, key), refusal, document, audit=audit)
-    return Policy(key, specs, None, document, tier, priority, audit, tuple(reading.pending))
+    pending = tuple(reading.pending)
+    return Policy(key, specs, None, document, tier, priority, audit=audit, pending=pending)
