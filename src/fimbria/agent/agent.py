@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fimbria.agent import api, cniconf, deletequeue, objects, statefiles
+from fimbria.agent import api, cniconf, deletequeue, objects, pressure, statefiles
 from fimbria.agent.apply import Applier
 from fimbria.agent.cluster import Cluster
 from fimbria.agent.cni import Cni
@@ -71,6 +71,10 @@ class Agent:
         )
         self.policy = PolicyView(self.cluster, self.applier, self.endpoints)
         self.collector = Collector(self.node, config.conntrack_gc_interval)
+        self.pressure = pressure.Pressure(
+            lambda: pressure.measure(self.node, self.applier, self.collector, self.endpoints),
+            self.applier.waiting,
+        )
         self.publisher = EndpointPublisher(client, self._endpoint_object)
         self.statuses = PolicyStatusPublisher(client, config.node_name, clock.wall)
         self.views = Views(self, settings)
@@ -96,6 +100,7 @@ class Agent:
         self.cluster.endpoints = lambda: [endpoint.file for endpoint in self.endpoints]
         self.cluster.own_node_changed = self._own_node_changed
         self.cluster.own_endpoints_changed = self._own_endpoints_changed
+        self.collector.after = self.pressure.sample
         self.lifecycle.changed = self._endpoint_changed
         self.lifecycle.gone = self._endpoint_gone
 
@@ -123,6 +128,7 @@ class Agent:
             group.create_task(self._monitor().run())
             self.controllers.add("check-maps", self.applier.check, CHECK_INTERVAL)
             self.controllers.add("retry-policies", self.cluster.retry_policies, RETRY_INTERVAL)
+            self.controllers.add("map-pressure", self.pressure.run, pressure.INTERVAL)
             self._pace_collection()
             await asyncio.Event().wait()
 
@@ -132,6 +138,7 @@ class Agent:
 
         self._ring = RingBuffer(self.node.maps.map(EVENTS_MAP))
         self.api.monitor = Monitor(self._ring)
+        self.api.monitor.drained = self.policy.shadows.take
         return self.api.monitor
 
     def _pace_collection(self) -> None:

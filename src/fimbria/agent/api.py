@@ -70,6 +70,7 @@ class Api:
         for path, view in plain.items():
             app.router.add_get(path, _answer(view))
         named: dict[str, Callable[[str], Any]] = {
+            "/v1/endpoint/{name:.+}/config": views.endpoint_config,
             "/v1/endpoint/{name:.+}": views.endpoint,
             "/v1/identity/{name}": views.identity,
             "/v1/rule/{name}": views.rule,
@@ -78,6 +79,7 @@ class Api:
         # Fixed paths were added first and win over these.
         for path, view in named.items():
             app.router.add_get(path, _answer_named(view))
+        app.router.add_patch("/v1/endpoint/{name:.+}/config", self._configure)
         app.router.add_get("/v1/policy/wait", self._wait)
         app.router.add_post("/v1/policy/resolve", self._resolve)
         app.router.add_get("/v1/monitor", self._monitor)
@@ -88,6 +90,10 @@ class Api:
         revision = _number(request, "revision", 0)
         await self._views.realised(revision)
         return _json({"revision": revision})
+
+    async def _configure(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        return _json(await self._views.configure(name, await _body(request)))
 
     async def _resolve(self, request: web.Request) -> web.Response:
         return _json(self._views.resolve(await _body(request)))

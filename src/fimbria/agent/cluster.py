@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fimbria.agent import convert
+from fimbria.agent.hostports import HostPorts
 from fimbria.agent.intake import Intake
 from fimbria.agent.references import References
 from fimbria.compile.state import ClusterState, Node, NodeConfig
@@ -82,8 +83,11 @@ class Cluster:
         except LabelError as error:
             raise ConfigError("labels", str(error)) from error
         self.config = config
-        self.state = ClusterState(config.node_name, _node_config(config, client.server[0]))
+        server = frozenset(convert.packed(text) for text in client.addresses)
+        self.state = ClusterState(config.node_name, _node_config(config, server))
+        self.host_ports = HostPorts(config, self.state, (server, client.server[1]))
         self.policies = Intake(self.state, self._parse)
+        self.policies.guards.append(self.host_ports.guard)
         self.references = References(self.state)
         self.revision = 1
         self.pod_cidrs = PodCidrs()
@@ -133,6 +137,7 @@ class Cluster:
             labels=self._watches.node_labels.rows.get(("", self.config.node_name), ()),
         )
         self.state.nodes.put(self.config.node_name, self._own)
+        self._took(False)
 
     def set_pod_cidrs(self, pod_cidrs: tuple[str, ...]) -> None:
         """This node's pod CIDRs are others than they were when it came up."""
@@ -235,6 +240,7 @@ class Cluster:
             else:
                 labels = self._watches.node_labels.rows.get(change.key, ())
                 self.state.nodes.put(name, replace(convert.node_row(change.new), labels=labels))
+        self._took(False)
         self.dirty()
 
     def _on_node_labels(self, changes: Sequence[Change[Labels]]) -> None:
@@ -247,6 +253,7 @@ class Cluster:
             self.state.nodes.put(name, row)
             if name == self.config.node_name:
                 self._own = row
+        self._took(False)
         self.dirty()
 
     def _on_endpoints(self, changes: Sequence[Change[CepRow]]) -> None:
@@ -301,11 +308,20 @@ class Cluster:
 
     def _took(self, changed: bool) -> None:
         """What policies say has changed: that is a new revision."""
-        if changed:
+        if self._guard_again() or changed:
             self.revision += 1
             self._revised.set()
             self._revised = asyncio.Event()
             self.dirty()
+
+    def _guard_again(self) -> bool:
+        """Look at the policies about nodes again; return whether another set is in force now."""
+        changed = False
+        while culprits := dict(self.host_ports.culprits()):
+            youngest = max(culprits, key=self.policies.age)
+            self.policies.withdraw(youngest, culprits[youngest])
+            changed = True
+        return self.policies.ask_again() or changed
 
     async def retry_policies(self) -> None:
         """Try again those policies that did not fit."""
@@ -350,7 +366,7 @@ class Cluster:
         return self._names.get(ip, "")
 
 
-def _node_config(config: Config, apiserver: str) -> NodeConfig:
+def _node_config(config: Config, apiserver: frozenset[bytes]) -> NodeConfig:
     return NodeConfig(
         tunnel=config.routing_mode == "tunnel",
         ipv4=config.enable_ipv4,
@@ -359,10 +375,11 @@ def _node_config(config: Config, apiserver: str) -> NodeConfig:
         policy_map_max=config.bpf_policy_map_max,
         endpoint_routes=config.enable_endpoint_routes,
         direct_routes=config.auto_direct_node_routes,
-        kube_apiserver=frozenset(filter(None, [convert.packed(apiserver)])),
+        kube_apiserver=apiserver,
         cidr_match=frozenset(config.policy_cidr_match_mode),
         node_labels=config.enable_node_selector_labels,
         host_firewall=config.enable_host_firewall,
+        audit=config.policy_audit_mode,
     )
 
 

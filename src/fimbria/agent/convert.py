@@ -120,6 +120,7 @@ def local_row(file: EndpointFile) -> LocalEndpoint:
         ipv6=packed(file.ipv6) or None,
         identity=file.identity,
         named_ports=ports(file.named_ports),
+        audit=file.audit,
     )
 
 

@@ -295,6 +295,20 @@ class Lifecycle:
         await self._applier.flush()
         self.changed(endpoint)
 
+    async def set_audit(self, endpoint: Endpoint, audit: bool) -> None:
+        """Have an endpoint's policy reported only, or enforced; it is remembered."""
+        file = endpoint.file
+        if file.audit == audit or endpoint.state in (State.DISCONNECTING, State.DISCONNECTED):
+            return
+        changed = msgspec.structs.replace(file, audit=audit)
+        endpoint.file = changed
+        await asyncio.to_thread(statefiles.write_endpoint, self._state_dir, changed)
+        self._cluster.set_endpoint(changed)
+        word = "reported only" if audit else "enforced"
+        endpoint.log.append({"state": str(endpoint.state), "message": f"policy is {word}"})
+        await self._applier.flush()
+        self.changed(endpoint)
+
     async def wait_ready(self) -> None:
         """Wait until the node takes pods; CniError that says to try again."""
         try:

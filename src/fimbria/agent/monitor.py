@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class Follower:
 
 
 class Monitor:
-    """The consumer of the ring buffer."""
+    """The consumer of the ring buffer. `drained` is shown every batch."""
 
     def __init__(self, ring: RingBuffer) -> None:
         self._ring = ring
@@ -62,6 +62,7 @@ class Monitor:
         self._followers: set[Follower] = set()
         self._followed = asyncio.Event()
         self.seen = 0
+        self.drained: Callable[[NDArray[np.void]], None] = lambda batch: None
 
     async def run(self) -> None:
         """Drain until cancelled."""
@@ -85,6 +86,7 @@ class Monitor:
             if not len(batch):
                 return
             self.seen += len(batch)
+            self.drained(batch)
             self._keep(batch)
             for follower in self._followers:
                 follower.offer(batch)

@@ -5,21 +5,30 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
+from fimbria.agent.intake import Standing
 from fimbria.agent.objects import Enforcement
+from fimbria.agent.peertext import whom_text
+from fimbria.agent.shadows import Shadows
 from fimbria.analysis.explain import explain_rule
+from fimbria.compile.delta import IPCACHE
 from fimbria.compile.ids import BUILT_IN
-from fimbria.datapath.abi import Event, Identity, PolicyFlags, PolicyInfo
+from fimbria.compile.ipcache import key as ipcache_key
+from fimbria.datapath.abi import Event, Identity, IpcacheInfo, PolicyFlags, PolicyInfo
+from fimbria.datapath.lookup import ipcache_lookup
+from fimbria.model.policy import Tier
 
 if TYPE_CHECKING:
     from fimbria.agent.apply import Applier
     from fimbria.agent.cluster import Cluster
     from fimbria.agent.endpoints import Endpoints
+    from fimbria.agent.intake import Held
     from fimbria.compile.state import Node
-    from fimbria.model.policy import Policy
+    from fimbria.model.labels import Labels
+    from fimbria.model.policy import PolicyKey
 
 Document = dict[str, Any]
 
-LOCAL, CUSTOM = "local", "custom-resource"
+LOCAL, CUSTOM, GENERATED = "local", "custom-resource", "generated"
 
 
 class PolicyView:
@@ -29,6 +38,7 @@ class PolicyView:
         self._cluster = cluster
         self._applier = applier
         self._endpoints = endpoints
+        self.shadows = Shadows(self._rule_policy, self.audited)
         self._told: dict[int, Enforcement] = {}
 
     def enforcement(self, endpoint: int) -> Enforcement:
@@ -36,12 +46,16 @@ class PolicyView:
         compiler = self._applier.compiler
         if compiler is None:
             return Enforcement(True, True)
-        number = compiler.policies.policy_id(endpoint)
-        policy = BUILT_IN.get(number) or compiler.desired().policies.get(number)
-        flags = PolicyInfo.unpack(policy.info).flags if policy else 0
+        held = compiler.desired().policies
+        flags, number = 0, compiler.policies.policy_id(endpoint)
+        while policy := BUILT_IN.get(number) or held.get(number):
+            info = PolicyInfo.unpack(policy.info)
+            flags, number = flags | info.flags, info.next_id
+        row = self._cluster.state.local.get(endpoint)
         return Enforcement(
             bool(flags & PolicyFlags.INGRESS),
             bool(flags & PolicyFlags.EGRESS),
+            self._cluster.state.config.audit or (row is not None and row.audit),
         )
 
     def take_changes(self) -> list[int]:
@@ -52,24 +66,58 @@ class PolicyView:
         return changed
 
     def policies(self) -> list[Document]:
-        """Return all policies, with status and the reason why one is refused."""
-        problems = self._applier.compiler.problems if self._applier.compiler else []
-        found = [_policy(policy) for _, policy in sorted(self._cluster.state.policies.items())]
-        for problem in problems:
-            for one in self._selecting(problem.endpoints):
-                for document in found:
-                    if _key(document) == one and document["status"] == "enforced":
-                        document["status"], document["reason"] = "not applied", problem.reason
+        """Return all policies, with status and the reason why one is not simply enforced."""
+        return [self._policy(held) for held in self._cluster.policies]
+
+    def _policy(self, held: Held) -> Document:
+        policy, standing, reason = held.policy, held.standing, held.reason
+        compiler = self._applier.compiler
+        closed = compiler.policies.refused.get(held.key) if compiler else None
+        failed = self._problem(held.key)
+        if closed is not None and not held.withheld:
+            standing, reason = Standing.REFUSED, closed
+        elif failed and standing in (Standing.ENFORCED, Standing.PENDING):
+            standing, reason = Standing.NOT_APPLIED, failed
+        spec = held.document.get("specs") or held.document.get("spec")
+        found: Document = {
+            "kind": held.key.kind,
+            "namespace": held.key.namespace,
+            "name": held.key.name,
+            "tier": policy.tier.name.capitalize() if policy else None,
+            "priority": policy.priority if policy and policy.tier is not Tier.NORMAL else None,
+            "rules": policy.rules if policy else 0,
+            "status": str(standing),
+            "reason": reason,
+            "pending": list(held.pending),
+            "in-force": self._in_force(held),
+            "spec": spec,
+        }
+        if policy is not None and policy.audit:
+            found["shadow"] = self.shadows.document(held.key)
         return found
 
-    def _selecting(self, endpoints: tuple[int, ...]) -> set[tuple[str, str, str]]:
-        compiler = self._applier.compiler
-        assert compiler is not None
-        return {
-            (key.kind, key.namespace, key.name)
-            for number in endpoints
-            for key, _ in compiler.policies.selecting(number)
-        }
+    def _in_force(self, held: Held) -> str:
+        """Return which version of an object is in force: this, previous or none."""
+        if held.policy is None or held.key not in self._cluster.state.policies:
+            return "none"
+        return "previous" if held.withheld else "this"
+
+    def _problem(self, key: PolicyKey) -> str:
+        """Return why endpoints that a policy selects could not be given their policy."""
+        problems = self._applier.compiler.problems if self._applier.compiler else []
+        return next((p.reason for p in problems if key in dict(p.policies)), "")
+
+    def audited(self, endpoint: int) -> list[PolicyKey]:
+        """Return the policies in audit mode that select an endpoint."""
+        compiler, rows = self._applier.compiler, self._cluster.state.policies
+        if compiler is None:
+            return []
+        keys = {key for key, _ in compiler.policies.selecting(endpoint)}
+        return sorted(key for key in keys if key in rows and rows[key].audit)
+
+    def _rule_policy(self, number: int) -> PolicyKey | None:
+        rule = self._applier.ids.rules.rule(number)
+        return rule[0] if rule else None
 
     def selectors(self) -> list[Document]:
         """Return the selectors in use, how many use each, and whom they select."""
@@ -77,8 +125,13 @@ class PolicyView:
         if compiler is None:
             return []
         return [
-            {"selector": str(selector), "labels": [], "users": users, "identities": sorted(numbers)}
-            for selector, users, numbers in compiler.policies.selectors.lines()
+            {
+                "selector": whom_text(whom),
+                "labels": [],
+                "users": users,
+                "identities": sorted(numbers),
+            }
+            for whom, users, numbers in compiler.policies.selectors.lines()
         ]
 
     def rule(self, number: int) -> Document | None:
@@ -118,16 +171,45 @@ class PolicyView:
                              | {"namespace": file.namespace, "pod": file.pod})  # fmt: skip
         for name, node in state.nodes.items():
             own = name == state.self_name
+            default = Identity.HOST if own else Identity.REMOTE_NODE
             for ip in node.addresses:
-                number = Identity.HOST if own else Identity.REMOTE_NODE
-                found.append(_address(ip, int(number), LOCAL if own else CUSTOM))
+                number = self.identity_of(ip) or int(default)
+                found.append(_address(ip, number, LOCAL if own else CUSTOM))
         for ip, row in state.remote.items():
             one = _address(ip, row.identity, CUSTOM)
             if row.node_ip:
                 one["tunnel-endpoint"] = str(ip_address(row.node_ip))
             namespace, _, pod = self._cluster.pod_names(ip).partition("/")
             found.append(one | {"namespace": namespace, "pod": pod})
+        return [*found, *self._prefixes()]
+
+    def _prefixes(self) -> list[Document]:
+        """Return the prefixes that rules name, those that are in the ipcache."""
+        compiler = self._applier.compiler
+        if compiler is None:
+            return []
+        ipcache = compiler.desired().maps[IPCACHE]
+        found: list[Document] = []
+        for one in compiler.policies.selectors.cidrs.local():
+            value = ipcache.get(ipcache_key(one.prefix.ip, one.prefix.bits))
+            if value is not None and IpcacheInfo.unpack(value).sec_identity == one.number:
+                row = _address(one.prefix.ip, one.number, GENERATED)
+                found.append({**row, "cidr": str(one.prefix)})
         return found
+
+    def identity_of(self, ip: bytes) -> int:
+        """Return the identity that the datapath sees in an address; 0 if it knows none."""
+        compiler = self._applier.compiler
+        found = ipcache_lookup(compiler.desired().maps[IPCACHE], ip) if compiler else None
+        return found.sec_identity if found else 0
+
+    def local_identities(self) -> dict[int, Labels]:
+        """Return the identities that only this node has: of prefixes, and of nodes by labels."""
+        compiler = self._applier.compiler
+        if compiler is None:
+            return {}
+        cidrs = compiler.policies.selectors.cidrs.local()
+        return {one.number: one.labels for one in cidrs} | dict(compiler.node_ids.local())
 
     def nodes(self) -> list[tuple[Node, bool]]:
         """Return the cluster's nodes, each with whether it is this one."""
@@ -143,21 +225,4 @@ def _address(ip: bytes, identity: int, source: str) -> Document:
         "tunnel-endpoint": None,
         "namespace": "",
         "pod": "",
-    }
-
-
-def _key(document: Document) -> tuple[str, str, str]:
-    return document["kind"], document["namespace"], document["name"]
-
-
-def _policy(policy: Policy) -> Document:
-    reason = ": ".join(policy.refusal) if policy.refusal else ""
-    return {
-        "kind": policy.key.kind,
-        "namespace": policy.key.namespace,
-        "name": policy.key.name,
-        "rules": policy.rules,
-        "status": "refused" if reason else "enforced",
-        "reason": reason,
-        "spec": policy.document.get("specs") or policy.document.get("spec"),
     }

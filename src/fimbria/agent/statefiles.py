@@ -53,6 +53,7 @@ class EndpointFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     identity: int = 0
     labels: tuple[str, ...] = ()
     named_ports: tuple[tuple[str, int, str], ...] = ()
+    audit: bool = False
 
 
 class NodeFile(msgspec.Struct, frozen=True, kw_only=True):

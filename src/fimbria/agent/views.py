@@ -1,6 +1,6 @@
 """What the API shows: documents put together from the agent's parts, requested beside effective.
 
-Nothing here changes anything. The forms are those of docs/DESIGN.md §5.
+Nothing here changes anything but an endpoint's options. The forms are those of docs/DESIGN.md §5.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
-from fimbria.agent import eventdoc
+from fimbria.agent import endpointconfig, eventdoc
 from fimbria.agent.api import ApiError
 from fimbria.agent.apply import NotReady
 from fimbria.agent.mapview import describe
@@ -77,13 +77,24 @@ class Views:
 
     def endpoint(self, name: str) -> Document:
         """Return `GET /v1/endpoint/{id}`; ApiError 404, 400."""
+        return self._endpoint(self._find(name))
+
+    def endpoint_config(self, name: str) -> Document:
+        """Return `GET /v1/endpoint/{id}/config`; ApiError 404, 400."""
+        return endpointconfig.document(self._find(name))
+
+    async def configure(self, name: str, body: object) -> Document:
+        """Do `PATCH /v1/endpoint/{id}/config`; ApiError 404, 400."""
+        return await endpointconfig.change(self._agent.lifecycle, self._find(name), body)
+
+    def _find(self, name: str) -> Endpoint:
         try:
             found = self._agent.endpoints.find(name)
         except ValueError as error:
             raise ApiError(400, str(error), field="id") from error
         if found is None:
             raise ApiError(404, f"there is no endpoint {name}", "id", "see fimbria endpoint list")
-        return self._endpoint(found)
+        return found
 
     def _endpoint(self, endpoint: Endpoint) -> Document:
         enforcement = self._agent.policy.enforcement(endpoint.id)
@@ -95,9 +106,12 @@ class Views:
         used: dict[int, int] = {}
         for endpoint in self._agent.endpoints:
             used[endpoint.file.identity] = used.get(endpoint.file.identity, 0) + 1
+        local = self._agent.policy.local_identities()
+        used.update(dict.fromkeys(local, 1))
         known = {
             **{int(n): labels for n, labels in RESERVED.items()},
             **self._agent.identities.known,
+            **local,
         }
         return [
             {"id": number, "labels": list(labels), "refcount": used.get(number, 0)}
@@ -219,7 +233,12 @@ class _Names:
         return self._agent.policy.pod_of(ip_address(address).packed)
 
     def labels(self, identity: int) -> tuple[str, ...]:
-        return RESERVED.get(identity) or self._agent.identities.known.get(identity, ())
+        known = RESERVED.get(identity) or self._agent.identities.known.get(identity)
+        compiler = self._agent.applier.compiler
+        if known is None and compiler is not None:
+            found = compiler.policies.selectors.labels(identity)
+            return found.labels if found else ()
+        return known or ()
 
     def rule(self, event: Event) -> Document:
         return self._agent.policy.explain(event)
