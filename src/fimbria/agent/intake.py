@@ -124,6 +124,10 @@ class Intake:
         """Return an object by its key."""
         return self._held.get(key)
 
+    def age(self, key: PolicyKey) -> tuple[str, PolicyKey]:
+        """Return what sorts objects from the oldest to the youngest."""
+        return self._held[key].age
+
     @property
     def waiting(self) -> int:
         """Return how many objects are left out because they did not fit."""
@@ -163,13 +167,44 @@ class Intake:
         self._unfit.discard(key)
         if held.refusal:
             log.warning("%s refused: %s; what it selects is closed", key, held.refusal)
-        held.withheld = next(filter(None, (guard(policy) for guard in self.guards)), "")
+        held.withheld = self._guarded(policy)
         if held.withheld:
             log.warning("%s not applied: %s", key, held.withheld)
             self._tell(held)
             return False
         self._try(key, policy)
         return True
+
+    def ask_again(self) -> bool:
+        """Ask the guards about what they kept out: what they look at has changed."""
+        changed = False
+        for key, held in sorted(self._held.items()):
+            if held.policy is None or not held.withheld or key in self._unfit:
+                continue
+            reason = self._guarded(held.policy)
+            if not reason:
+                held.withheld = ""
+                self._try(key, held.policy)
+                changed = True
+            elif reason != held.withheld:
+                held.withheld = reason
+                self._tell(held)
+        return changed
+
+    def withdraw(self, key: PolicyKey, reason: str) -> None:
+        """Take a policy out that a guard would not let in any more."""
+        held = self._held[key]
+        log.warning("%s no longer applied: %s", key, reason)
+        self._state.policies.delete(key)
+        self._trying.pop(key, None)
+        self._unfit.discard(key)
+        self._unreported.discard(key)
+        held.withheld = reason
+        self._tell(held)
+
+    def _guarded(self, policy: Policy) -> str:
+        """Return the first reason of a guard not to take a policy up, "" for none."""
+        return next(filter(None, (guard(policy) for guard in self.guards)), "")
 
     def _drop(self, key: PolicyKey) -> bool:
         self._held.pop(key, None)

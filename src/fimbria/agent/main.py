@@ -53,6 +53,7 @@ async def run_agent(sources: Sequence[Source], settings: Settings) -> None:
     async with KubeClient.from_kubeconfig(config.k8s_kubeconfig_path or None) as client:
         client.on_malformed = lambda error: log.warning("left out: %s", error)
         settings = await with_overrides(client, sources, settings)
+        await client.resolve()
         agent = Agent(settings, client, clock)
         try:
             async with asyncio.TaskGroup() as group:

@@ -113,7 +113,8 @@ class Service:
     """A Service. `labels` have source "k8s".
 
     `selector` selects the identities of its pods, namespace included; None if it has no selector,
-    and then `backends` are its packed addresses.
+    and then `backends` are its packed addresses. `health_port` is its healthCheckNodePort, which
+    load balancers ask each node at; 0 none.
     """
 
     namespace: str
@@ -121,6 +122,7 @@ class Service:
     labels: Labels
     selector: Selector | None
     backends: tuple[bytes, ...] = ()
+    health_port: int = 0
 
 
 ServiceKey = tuple[str, str]

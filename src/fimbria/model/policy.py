@@ -41,6 +41,9 @@ ICMP, TCP, UDP, ICMPV6, SCTP = Protocol
 AUDIT_ANNOTATION = "fimbria.io/policy-audit-mode"
 """Set to "true" on a policy of any kind, it is judged and reported, and not enforced."""
 
+FORCE_ANNOTATION = "fimbria.io/force"
+"""Set to "true" on a policy about nodes, it is taken up although it cuts what a node needs."""
+
 NamedPort = tuple[str, int, int]
 """A port that a pod names: name, protocol number, port number."""
 
@@ -180,6 +183,8 @@ class Policy:
     """Judged in the shadow policy only (annotation AUDIT_ANNOTATION)."""
     pending: tuple[tuple[str, str], ...] = ()
     """(path, reason) of what is known but not enforced yet; its traffic is denied meanwhile."""
+    forced: bool = False
+    """Taken up whatever it cuts (annotation FORCE_ANNOTATION)."""
 
     @property
     def rules(self) -> int:

@@ -15,7 +15,14 @@ from fimbria.model.cluster_policy import cluster_specs
 from fimbria.model.fields import mapping
 from fimbria.model.kinds import CLUSTER_NETWORK_POLICY, CLUSTERWIDE, KINDS, NETWORK_POLICY
 from fimbria.model.network_policy import network_specs
-from fimbria.model.policy import AUDIT_ANNOTATION, Policy, PolicyError, PolicyKey, Tier
+from fimbria.model.policy import (
+    AUDIT_ANNOTATION,
+    FORCE_ANNOTATION,
+    Policy,
+    PolicyError,
+    PolicyKey,
+    Tier,
+)
 from fimbria.model.reading import Reading
 from fimbria.model.refused import closed
 
@@ -48,7 +55,9 @@ def parse_policy(
     if not isinstance(namespace, str):
         raise PolicyError("metadata.namespace", "expected a string")
     key = PolicyKey(kind, "" if kind in CLUSTERWIDE else namespace, name)
-    audit = mapping(names.get("annotations")).get(AUDIT_ANNOTATION) == "true"
+    annotations = mapping(names.get("annotations"))
+    audit = annotations.get(AUDIT_ANNOTATION) == "true"
+    forced = annotations.get(FORCE_ANNOTATION) == "true"
     reading = Reading(key.namespace, cluster, node_labels)
     tier, priority = Tier.NORMAL, 0
     try:
@@ -61,5 +70,4 @@ def parse_policy(
     except PolicyError as error:
         refusal = error.path, error.reason
         return Policy(key, closed(document, key), refusal, document, audit=audit)
-    pending = tuple(reading.pending)
-    return Policy(key, specs, None, document, tier, priority, audit=audit, pending=pending)
+    return Policy(key, specs, None, document, tier, priority, audit, tuple(reading.pending), forced)

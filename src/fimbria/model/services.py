@@ -32,14 +32,15 @@ def read_service(document: Mapping[str, Any], slices: Iterable[Mapping[str, Any]
     name, namespace = meta.name("name"), meta.text("namespace") or "default"
     labels = {str(Label("k8s", key, text)) for key, text in meta.texts("labels").items() if key}
     spec = Fields(document.get("spec"), "spec")
+    health = spec.integer("healthCheckNodePort") or 0
     elsewhere = spec.text("type") == "ExternalName"
     chosen = {} if elsewhere else spec.texts("selector")
     if chosen:
         demands = [equals(kubernetes_key(key), text) for key, text in chosen.items()]
         whom = selector([*demands, equals(K8S_NAMESPACE, namespace)])
-        return Service(namespace, name, tuple(sorted(labels)), whom)
+        return Service(namespace, name, tuple(sorted(labels)), whom, health_port=health)
     addresses = {ip for one in slices for ip in _addresses(one)}
-    return Service(namespace, name, tuple(sorted(labels)), None, tuple(sorted(addresses)))
+    return Service(namespace, name, tuple(sorted(labels)), None, tuple(sorted(addresses)), health)
 
 
 def service_of(document: Mapping[str, Any]) -> ServiceKey | None:

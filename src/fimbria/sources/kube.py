@@ -11,6 +11,7 @@ to `on_malformed` one by one, and the rest is delivered.
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
@@ -70,6 +71,8 @@ class KubeClient:
         self._connection = connection
         self._session: aiohttp.ClientSession | None = None
         self._token_read = float("-inf")
+        self.addresses: frozenset[str] = frozenset()
+        """The server's, once `resolve` was called."""
         self.on_malformed: Callable[[DecodeError], None] = lambda error: None
 
     @classmethod
@@ -86,6 +89,19 @@ class KubeClient:
             return "", 0
         parts = urlsplit(self._connection.base)
         return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+    async def resolve(self) -> None:
+        """Find out `addresses`; there are none if its name has none now, or on a unix socket."""
+        host, port = self.server
+        if not host:
+            return
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, port, type=socket.SOCK_STREAM
+            )
+        except OSError:
+            return
+        self.addresses = frozenset(str(address[0]) for *_, address in found)
 
     async def __aenter__(self) -> KubeClient:
         return self
