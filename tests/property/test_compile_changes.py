@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fimbria.compile.ids import Ids, PolicyMap
 from fimbria.compile.node import Compiler, compile_node
-from fimbria.compile.state import ClusterState, Node
+from fimbria.compile.state import ClusterState, Node, Trial
 from fimbria.datapath.plan import plan, plan_delta
 from fimbria.model.policy_parse import parse_policy
+from tests.property.language import documents, groups, services_rows
 from tests.property.machine import Machine, canonical
 from tests.property.strategies import Cluster, PodRow, clusters, pods, policy, put_pod
 
 if TYPE_CHECKING:
+    from fimbria.model.peers import CidrGroup, Service
     from fimbria.model.policy import Policy
 
 Change = Callable[[ClusterState], None]
@@ -28,7 +31,8 @@ def node(number: int, cidr: int, *, router: bool = True) -> Node:
     """A node; several may claim the same pod CIDR."""
     ip = bytes([172, 18, 0, number])
     routers = (bytes([10, 0, cidr, 1]),) if router else ()
-    return Node(f"n{number}" if number > 1 else "n", (ip,), (), (f"10.0.{cidr}.0/24",), ip, routers)
+    name, labels = f"n{number}" if number > 1 else "n", ("node:role=edge",) if router else ()
+    return Node(name, (ip,), (), (f"10.0.{cidr}.0/24",), ip, routers, labels)
 
 
 def put(state: ClusterState, number: int, pod: PodRow, *, local: bool) -> None:
@@ -45,6 +49,29 @@ def drop(state: ClusterState, number: int) -> None:
 
 def put_policy(state: ClusterState, value: Policy) -> None:
     state.policies.put(value.key, value)
+
+
+def put_trial(state: ClusterState, value: Policy, until: int, *, gone: bool) -> None:
+    """A policy is tried in place of the one of its name, or none."""
+    state.trials.put(value.key, Trial(None if gone else value, until))
+
+
+def drop_trials(state: ClusterState) -> None:
+    state.trials.replace({})
+
+
+def put_group(state: ClusterState, row: CidrGroup) -> None:
+    state.groups.put(row.name, row)
+
+
+def put_service(state: ClusterState, row: Service) -> None:
+    state.services.put((row.namespace, row.name), row)
+
+
+def drop_context(state: ClusterState) -> None:
+    """All groups and services go."""
+    state.groups.replace({})
+    state.services.replace({})
 
 
 def drop_policy(state: ClusterState, number: int) -> None:
@@ -66,9 +93,21 @@ def drop_node(state: ClusterState, row: Node) -> None:
 
 
 numbers = st.integers(1, 6)
+policies = st.one_of(st.integers(0, 3).flatmap(policy), documents, documents).map(parse_policy)
 rows = st.builds(node, numbers, st.integers(1, 3), router=st.booleans())
 change = st.one_of(
-    st.integers(0, 3).flatmap(policy).map(lambda v: partial(put_policy, value=parse_policy(v))),
+    policies.map(lambda value: partial(put_policy, value=value)),
+    policies.map(lambda value: partial(put_policy, value=value)),
+    st.builds(
+        lambda value, until, gone: partial(put_trial, value=value, until=until, gone=gone),
+        policies,
+        st.sampled_from([7, 9]),
+        st.booleans(),
+    ),
+    st.just(drop_trials),
+    groups.map(lambda row: partial(put_group, row=row)),
+    services_rows.map(lambda row: partial(put_service, row=row)),
+    st.just(drop_context),
     numbers.map(lambda n: partial(drop_policy, number=n)),
     st.builds(
         lambda n, found, local: partial(put, number=n, pod=found[0], local=local),
@@ -85,24 +124,39 @@ changes = st.lists(change, min_size=1, max_size=6)
 """Changes of all tables: rows come, go, and are replaced by others under the same key."""
 
 
-def copy(state: ClusterState) -> ClusterState:
-    """The same rows in a state of their own."""
-    fresh = ClusterState(state.self_name, state.config)
+def copy(state: ClusterState, **config: Any) -> ClusterState:
+    """The same rows in a state of their own, with other settings if some are given."""
+    fresh = ClusterState(state.self_name, replace(state.config, **config))
     for mine, theirs in zip(fresh.tables(), state.tables(), strict=True):
         for key, row in theirs.items():
             mine.put(key, row)  # type: ignore[arg-type] - tables come in the same order
     return fresh
 
 
+def everything(cluster: Cluster) -> ClusterState:
+    """A cluster's state with all that is optional."""
+    return copy(
+        cluster.state(), host_firewall=True, node_labels=True, cidr_match=frozenset({"nodes"})
+    )
+
+
+def changed(cluster: Cluster, todo: list[Change]) -> ClusterState:
+    """The same after some changes."""
+    state = everything(cluster)
+    for change in todo:
+        change(state)
+    return state
+
+
 @quick
 @given(clusters(), st.lists(changes, min_size=1, max_size=4))
 def test_incremental_is_full(cluster: Cluster, rounds: list[list[Change]]) -> None:
     """After any changes the compiler has byte for byte what a compile from nothing gives."""
-    state, ids = cluster.state(), Ids()
+    state, ids = everything(cluster), Ids()
     compiler = Compiler(state, ids)
     mirror = Machine()
-    for changed in ([], *rounds):
-        for change in changed:
+    for todo in ([], *rounds):
+        for change in todo:
             change(state)
         for op in plan_delta(compiler.update()):
             mirror.execute(op)
@@ -118,14 +172,14 @@ def test_incremental_is_full(cluster: Cluster, rounds: list[list[Change]]) -> No
 
 @quick
 @given(clusters(), changes)
-def test_apply_then_revert_is_identity(cluster: Cluster, changed: list[Change]) -> None:
+def test_apply_then_revert_is_identity(cluster: Cluster, todo: list[Change]) -> None:
     """Taking changes back leaves what was there before, nothing more."""
-    state = cluster.state()
+    state = everything(cluster)
     compiler = Compiler(state, Ids())
     compiler.update()
     compiler.applied()
     before, rows = canonical(compiler.desired()), copy(state)
-    for change in changed:
+    for change in todo:
         change(state)
     compiler.update()
     compiler.applied()
@@ -136,16 +190,18 @@ def test_apply_then_revert_is_identity(cluster: Cluster, changed: list[Change]) 
 
 
 @quick
-@given(clusters(), clusters(), st.data())
-def test_crash_anywhere_converges(one: Cluster, other: Cluster, data: st.DataObject) -> None:
+@given(clusters(), changes, clusters(), changes, st.data())
+def test_crash_anywhere_converges(
+    one: Cluster, before: list[Change], other: Cluster, after: list[Change], data: st.DataObject
+) -> None:
     """Stopped after any operation, planning again reaches the goal; nobody is ever half judged.
 
     What an endpoint refers to is at any moment a policy that was whole before or will be after.
     """
     ids = Ids()
-    first = compile_node(one.state(), ids)
+    first = compile_node(changed(one, before), ids)
     whole = [*first.policies.values()]
-    second = compile_node(other.state(), ids)
+    second = compile_node(changed(other, after), ids)
     whole += second.policies.values()
     machine = Machine()
     for op in plan(machine.actual(), first):
@@ -165,10 +221,10 @@ def test_crash_anywhere_converges(one: Cluster, other: Cluster, data: st.DataObj
 
 
 @quick
-@given(clusters(), st.data())
-def test_damage_is_repaired(cluster: Cluster, data: st.DataObject) -> None:
+@given(clusters(), changes, st.data())
+def test_damage_is_repaired(cluster: Cluster, todo: list[Change], data: st.DataObject) -> None:
     """A policy whose content somebody changed is rewritten, with its endpoints never in it."""
-    desired = compile_node(cluster.state(), Ids())
+    desired = compile_node(changed(cluster, todo), Ids())
     machine = Machine()
     for op in plan(machine.actual(), desired):
         machine.execute(op)
