@@ -48,8 +48,9 @@ class PolicyView:
             return Enforcement(True, True)
         held = compiler.desired().policies
         flags, number = 0, compiler.policies.policy_id(endpoint)
-        while policy := BUILT_IN.get(number) or held.get(number):
-            info = PolicyInfo.unpack(policy.info)
+        for _ in Tier:
+            policy = BUILT_IN.get(number) or held.get(number)
+            info = PolicyInfo.unpack(policy.info) if policy else PolicyInfo()
             flags, number = flags | info.flags, info.next_id
         row = self._cluster.state.local.get(endpoint)
         return Enforcement(
