@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 import numpy as np
 
+from fimbria.analysis.jsonlines import schema
 from fimbria.cli.main import root
 from fimbria.datapath import abi
 from fimbria.datapath.reasons import REASONS
@@ -248,6 +250,7 @@ def pages() -> dict[str, str]:
         "constants.md": constants(),
         "maps.md": maps(),
         "drops.md": drops(),
+        "policy-eval.schema.json": json.dumps(schema(), indent=2) + "\n",
         "commands.md": page("Commands", about, commands(root, "fimbria", None)),
     }
 

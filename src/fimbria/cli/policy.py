@@ -12,6 +12,7 @@ from fimbria.cli.client import NoAnswer
 from fimbria.cli.documents import rows
 from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit, understood
+from fimbria.cli.policy_eval import evaluate
 from fimbria.cli.target import Target, agent_command, format_option
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ PROTOCOLS = ("ANY", "TCP", "UDP", "SCTP", "ICMP", "ICMPV6")
 @click.group()
 def group() -> None:
     """Policies, their selectors, and why they decide."""
+
+
+group.add_command(evaluate)
 
 
 @group.command("get")
