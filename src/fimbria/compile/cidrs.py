@@ -65,9 +65,9 @@ class Cidrs:
             self._uses[prefix] += 1
             if self._uses[prefix] == 1 and len(prefix.ip) in self._families:
                 self.prefixes.add(prefix)
-                changed |= self._touch(prefix)
                 for key in self._keys(prefix):
                     changed |= self._renumber(self._ids.add(key))
+                changed |= self._touch(prefix)
         self._by_net.setdefault(cidr.net, {})[cidr] = frozenset(cidr.excepts)
         return changed
 
@@ -139,7 +139,8 @@ class Cidrs:
         for key, number in old.items():
             if number is not None and key[:1] == _WORLD:
                 changed |= self._labels.remove(number)
-            changed |= self._touch(_prefix(key))
+            if len(old) > 1:  # who has called does it for the first
+                changed |= self._touch(_prefix(key))
         for key in old:
             number = self._ids.get(key)
             if number is not None and key[:1] == _WORLD:

@@ -7,7 +7,6 @@ bits are zero; those around one are found by cutting it to the lengths that occu
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from fimbria.model.peers import Prefix
@@ -22,39 +21,38 @@ class PrefixSet:
     def __init__(self) -> None:
         self._members: set[Prefix] = set()
         self._sorted: dict[int, list[Prefix]] = {4: [], 16: []}
-        self._lengths: dict[int, Counter[int]] = {4: Counter(), 16: Counter()}
+        self._by_length: dict[int, dict[int, dict[int, Prefix]]] = {4: {}, 16: {}}
+        """By address length, bits, and these bits as a number."""
 
     def add(self, prefix: Prefix) -> None:
         """Take in a prefix that is not there yet."""
+        size = len(prefix.ip)
         self._members.add(prefix)
-        insort(self._sorted[len(prefix.ip)], prefix)
-        self._lengths[len(prefix.ip)][prefix.bits] += 1
+        insort(self._sorted[size], prefix)
+        self._by_length[size].setdefault(prefix.bits, {})[_number(prefix) >> _host(prefix)] = prefix
 
     def remove(self, prefix: Prefix) -> None:
         """Take out a prefix that is there."""
+        size = len(prefix.ip)
         self._members.remove(prefix)
-        rows, lengths = self._sorted[len(prefix.ip)], self._lengths[len(prefix.ip)]
+        rows, lengths = self._sorted[size], self._by_length[size]
         del rows[bisect_left(rows, prefix)]
-        lengths[prefix.bits] -= 1
+        del lengths[prefix.bits][_number(prefix) >> _host(prefix)]
         if not lengths[prefix.bits]:
             del lengths[prefix.bits]
 
     def inside(self, prefix: Prefix) -> list[Prefix]:
         """Return the members that `prefix` covers, itself included, in order."""
-        rows, size = self._sorted[len(prefix.ip)], len(prefix.ip) * 8
-        host = (1 << size - prefix.bits) - 1
-        last = (int.from_bytes(prefix.ip, "big") | host).to_bytes(len(prefix.ip), "big")
-        return rows[bisect_left(rows, prefix) : bisect_right(rows, Prefix(last, size))]
+        rows, size = self._sorted[len(prefix.ip)], len(prefix.ip)
+        last = (_number(prefix) | (1 << _host(prefix)) - 1).to_bytes(size, "big")
+        return rows[bisect_left(rows, prefix) : bisect_right(rows, Prefix(last, size * 8))]
 
     def around(self, prefix: Prefix) -> Iterator[Prefix]:
         """Yield the members that cover `prefix`, itself included, in no order."""
-        size, number = len(prefix.ip), int.from_bytes(prefix.ip, "big")
-        for bits in self._lengths[size]:
-            if bits <= prefix.bits:
-                host = size * 8 - bits
-                found = Prefix((number >> host << host).to_bytes(size, "big"), bits)
-                if found in self._members:
-                    yield found
+        size, number = len(prefix.ip), _number(prefix)
+        for bits, members in self._by_length[size].items():
+            if bits <= prefix.bits and (found := members.get(number >> size * 8 - bits)):
+                yield found
 
     def __contains__(self, prefix: object) -> bool:
         return prefix in self._members
@@ -64,3 +62,12 @@ class PrefixSet:
 
     def __len__(self) -> int:
         return len(self._members)
+
+
+def _number(prefix: Prefix) -> int:
+    return int.from_bytes(prefix.ip, "big")
+
+
+def _host(prefix: Prefix) -> int:
+    """Return how many bits of an address the prefix leaves open."""
+    return len(prefix.ip) * 8 - prefix.bits
