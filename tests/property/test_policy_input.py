@@ -9,8 +9,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fimbria.model.policy import PolicyError
+from fimbria.model.policy import PolicyError, Tier
 from fimbria.model.policy_parse import KINDS, parse_policy
+from tests.fuzz.policy_language import objects
 from tests.property.strategies import policy
 
 WORDS = (
@@ -18,10 +19,19 @@ WORDS = (
     "fromEndpoints", "toEntities", "toPorts", "ports", "port", "endPort", "protocol", "icmps",
     "fields", "type", "family", "matchLabels", "matchExpressions", "key", "operator", "values",
     "enableDefaultDeny", "policyTypes", "namespaceSelector", "nodeSelector", "TCP", "80", "all",
+    "toCIDR", "fromCIDRSet", "cidr", "except", "cidrGroupRef", "cidrGroupSelector", "ipBlock",
+    "fromNodes", "toServices", "k8sService", "serviceName", "k8sServiceSelector", "toFQDNs",
+    "matchName", "matchPattern", "rules", "http", "kafka", "dns", "l7proto", "l7", "path",
+    "headerMatches", "terminatingTLS", "serverNames", "listener", "authentication", "mode", "log",
+    "tier", "Admin", "priority", "subject", "namespaces", "pods", "action", "Accept", "to",
+    "networks", "domainNames", "nodes", "protocols", "tcp", "destinationPort", "number", "range",
+    "start", "end", "10.0.0.0/8", "::/0", "0.0.0.0/0", "disabled",
 )  # fmt: skip
 leaves = st.one_of(
     st.none(), st.booleans(), st.integers(-1, 70000), st.floats(), st.text(max_size=4),
-    st.sampled_from(WORDS), st.sampled_from(["\u0663", "-1", "1e3", ":", "k8s:", "reserved:init"]),
+    st.sampled_from(WORDS), st.sampled_from([
+        "\u0663", "-1", "1e3", ":", "k8s:", "reserved:init", "10.0.0.0/\u0668", "\u212a", "(", "*",
+    ]),
 )  # fmt: skip
 junk = st.recursive(
     leaves,
@@ -37,12 +47,14 @@ quick = settings(max_examples=200, deadline=None, suppress_health_check=list(Hea
 def read(document: dict[str, Any]) -> None:
     """Read an object; a policy that comes of it is a value that can be hashed and compared."""
     with contextlib.suppress(PolicyError):
-        found = parse_policy(document)
-        assert found == parse_policy(document)
+        found = parse_policy(document, node_labels=True)
+        assert found == parse_policy(document, node_labels=True)
         hash(found.specs)
         if found.refusal is not None:
             assert found.refusal[1]
             assert found.rules == 0
+            assert found.pending == ()
+            assert found.tier is Tier.NORMAL
 
 
 @quick
@@ -54,7 +66,7 @@ def test_any_object(kind: str, spec: Any, specs: Any) -> None:
 
 
 @quick
-@given(policy(), st.data())
+@given(st.one_of(policy(), objects()), st.data())
 def test_damaged_objects(document: dict[str, Any], data: st.DataObject) -> None:
     """Good policies with one part replaced by junk."""
     document = copy.deepcopy(document)  # its parts may be values that a strategy gives again
