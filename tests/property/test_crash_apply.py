@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Self, cast
 
@@ -38,6 +38,7 @@ from fimbria.kernel.fake import Crash, FakeKernel
 from fimbria.kernel.netrows import Address
 from fimbria.kernel.store import definitions
 from fimbria.model.labels import pod_labels
+from fimbria.model.policy import PolicyKey
 from fimbria.model.policy_parse import parse_policy
 from tests.property.machine import canonical
 from tests.property.strategies import Cluster, PodRow, clusters
@@ -46,10 +47,12 @@ from tests.property.test_compile_changes import (
     changes,
     copy,
     drop,
+    everything,
     node,
     put,
     put_node,
     put_policy,
+    put_trial,
 )
 
 ROUTER = "10.0.1.1"
@@ -232,7 +235,7 @@ class Story:
 @given(clusters(), changes, moments, moments)
 def test_killed_twice(cluster: Cluster, todo: list[Change], one: Moment, other: Moment) -> None:
     """Killed in an update and again in the start after it: never wrong, and then all is right."""
-    story = Story(cluster.state(), todo)
+    story = Story(everything(cluster), todo)
     if not story.process.apply(one):
         story.no_worse_than_either()
     if not story.start_again(other):
@@ -244,7 +247,10 @@ def test_killed_twice(cluster: Cluster, todo: list[Change], one: Moment, other: 
 
 
 def fixed() -> Story:
-    """Two local pods under a policy; then another policy, one pod goes, others and a node come."""
+    """Two local pods under three tiers and an audited policy; then others, and a trial.
+
+    One pod goes, others and a node come.
+    """
 
     def labels(app: str) -> tuple[str, ...]:
         return pod_labels({"app": app}, "red", {}, "default", "default")
@@ -267,14 +273,38 @@ def fixed() -> Story:
             }
         )
 
+    def tier(name: str, port: int) -> Any:
+        rule = {
+            "action": "Deny",
+            "from": [{"pods": {"podSelector": {"matchLabels": {"app": "web"}}}}],
+            "ports": [{"portNumber": {"port": port}}],
+        }
+        return parse_policy(
+            {
+                "kind": "ClusterNetworkPolicy",
+                "metadata": {"name": name},
+                "spec": {
+                    "tier": name.title(),
+                    "priority": 1,
+                    "subject": {"namespaces": {}},
+                    "ingress": [rule],
+                },
+            }
+        )
+
     web, db = PodRow(labels("web"), 300, ()), PodRow(labels("db"), 301, ())
     state = ClusterState("n", NodeConfig())
     for number, pod in ((1, web), (2, db), (3, db)):
         put(state, number, pod, local=True)
     put(state, 4, web, local=False)
-    put_policy(state, only(80))
+    audited = replace(only(8080), key=PolicyKey("CiliumNetworkPolicy", "red", "q"), audit=True)
+    for policy in (only(80), tier("admin", 80), tier("baseline", 80), audited):
+        put_policy(state, policy)
     todo: list[Change] = [
         partial(put_policy, value=only(443)),
+        partial(put_policy, value=tier("baseline", 443)),
+        partial(put_policy, value=replace(audited, audit=False)),
+        partial(put_trial, value=tier("admin", 53), until=9, gone=False),
         partial(drop, number=3),
         partial(put, number=5, pod=web, local=True),
         partial(put, number=6, pod=web, local=False),

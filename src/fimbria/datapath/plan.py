@@ -20,7 +20,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fimbria.compile.delta import CIDR, DEVICES, IPCACHE, LXC, MAPS, NODES, POLICY_REF, Delta, Desired
+from fimbria.compile.delta import (
+    CIDR,
+    DEVICES,
+    IPCACHE,
+    LXC,
+    MAPS,
+    NODES,
+    POLICY_REF,
+    Delta,
+    Desired,
+)
 from fimbria.compile.endpoints import ref_key
 from fimbria.compile.ids import BUILT_IN, POLICY_FIRST, POLICY_LIMIT, PolicyMap
 from fimbria.datapath.abi import EndpointIds, PolicyIds, PolicyInfo, PolicyRef
