@@ -31,7 +31,8 @@ def read_service(document: Mapping[str, Any], slices: Iterable[Mapping[str, Any]
     meta = Fields(document.get("metadata"), "metadata")
     name, namespace = meta.name("name"), meta.text("namespace") or "default"
     labels = {str(Label("k8s", key, text)) for key, text in meta.texts("labels").items() if key}
-    spec = Fields(document.get("spec"), "spec")
+    given = document.get("spec")
+    spec = Fields({} if given is None else given, "spec")
     health = spec.integer("healthCheckNodePort") or 0
     elsewhere = spec.text("type") == "ExternalName"
     chosen = {} if elsewhere else spec.texts("selector")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fimbria.datapath.abi import Direction
+from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelSet
 from fimbria.model.policy import Policy, PolicyError
 from fimbria.model.policy_parse import parse_policy
@@ -246,6 +247,44 @@ def test_audit_mode(value: Any, audit: bool) -> None:
                          End(301, DB), Direction.INGRESS, 6, 80)  # fmt: skip
         assert verdict([policy], asked).allowed is audit
         assert not verdict([policy], asked, shadow=True).allowed
+
+
+ENTITIES = {
+    "all": {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 300},
+    "world": {2, 9, 10},
+    "host": {1},
+    "remote-node": {6, 7},
+    "kube-apiserver": {7},
+    "health": {4},
+    "init": {5},
+    "ingress": {8},
+    "unmanaged": {3},
+    "none": set[int](),
+    "cluster": {1, 3, 4, 5, 6, 7, 8, 300},
+}
+
+
+@pytest.mark.parametrize("name", ENTITIES)
+def test_entities(name: str) -> None:
+    """Each is an exact set of identities; of pods, entity cluster has its own cluster's."""
+    policy = with_ingress({"fromEntities": [name]})
+    ends = {**RESERVED, 300: ("k8s:io.cilium.k8s.policy.cluster=default",)}
+    found = {
+        number
+        for number, labels in ends.items()
+        if judge(policy, peer=LabelSet(labels)) is Reason.ALLOW_RULE
+    }
+    assert found == ENTITIES[name]
+    other = LabelSet(("k8s:io.cilium.k8s.policy.cluster=other",))
+    assert (judge(policy, peer=other) is Reason.ALLOW_RULE) is (name == "all")
+
+
+def test_forced() -> None:
+    """The other annotation is a policy's own too; a refused one is not taken up at all."""
+    for value, forced in (("true", True), ("yes", False)):
+        meta = {"name": "p", "annotations": {"fimbria.io/force": value}}
+        document = {"kind": "NetworkPolicy", "metadata": meta, "spec": {"podSelector": {}}}
+        assert parse_policy(document).forced is forced
 
 
 def test_what_is_kept_beside_the_rules() -> None:

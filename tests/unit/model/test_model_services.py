@@ -47,6 +47,14 @@ def test_without_selector_it_is_its_addresses() -> None:
         assert bytes([192, 0, 2, 4]) in found.backends
 
 
+def test_what_else_it_says() -> None:
+    """The port at which load balancers ask nodes; without a spec there may be addresses still."""
+    assert service({"healthCheckNodePort": 31000}).health_port == 31000
+    assert service({"selector": {"a": "b"}, "healthCheckNodePort": 31000}).health_port == 31000
+    found = service(None, endpoints({"addresses": ["192.0.2.1"]}))
+    assert (found.backends, found.health_port) == ((bytes([192, 0, 2, 1]),), 0)
+
+
 def test_whose_a_slice_is() -> None:
     """The label says; without one it is nobody's."""
     meta = {"name": "a-x", "namespace": "red", "labels": {"kubernetes.io/service-name": "a"}}
@@ -59,11 +67,13 @@ def test_whose_a_slice_is() -> None:
     [
         ({}, "metadata"),
         ({"metadata": {"name": ""}}, "metadata.name"),
-        ({"metadata": {"name": "a"}}, "spec"),
+        ({"metadata": {"name": "a"}, "spec": []}, "spec"),
+        ({"metadata": {"name": "a"}, "spec": {"healthCheckNodePort": "x"}},
+         "spec.healthCheckNodePort"),
         ({"metadata": {"name": "a"}, "spec": {"selector": {"app": 1}}}, "spec.selector.app"),
         ({"metadata": {"name": "a", "labels": []}, "spec": {}}, "metadata.labels"),
     ],
-)
+)  # fmt: skip
 def test_services_that_cannot_be_read(document: Any, path: str) -> None:
     """The error names the field."""
     with pytest.raises(PolicyError) as raised:
