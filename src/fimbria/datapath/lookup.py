@@ -146,6 +146,21 @@ def endpoint_lookup(lxc: Mapping[bytes, bytes], ip: bytes) -> EndpointInfo | Non
     return None if value is None else EndpointInfo.unpack(value)
 
 
+def address_identity(
+    maps: Mapping[str, Mapping[bytes, bytes]], ip: bytes, *, dual_stack: bool
+) -> int:
+    """Return the identity of a packed address: an endpoint's of this node, or the ipcache's."""
+    endpoint = endpoint_lookup(maps["cilium_lxc"], ip)
+    if endpoint is not None:
+        return endpoint.sec_id
+    cached = ipcache_lookup(maps["cilium_ipcache"], ip)
+    if cached is not None and cached.sec_identity not in (Identity.UNKNOWN, Identity.HOST):
+        return cached.sec_identity
+    if not dual_stack:
+        return int(Identity.WORLD)
+    return int(Identity.WORLD_IPV4 if len(ip) == 4 else Identity.WORLD_IPV6)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One judgement on a packet's way: at which endpoint, in which direction, by which policy."""
@@ -193,21 +208,9 @@ def walk(
     destination is; it stops at the first denial. `cidr_nodes` and `cidr_pods` are
     policy-cidr-match-mode.
     """
-    unknown = Identity.WORLD
-    if dual_stack:
-        unknown = Identity.WORLD_IPV4 if len(source) == 4 else Identity.WORLD_IPV6
-    ends: list[tuple[EndpointInfo | None, int, int]] = []
-    for ip in (source, destination):
-        cached = ipcache_lookup(maps["cilium_ipcache"], ip)
-        identity = int(unknown) if cached is None else cached.sec_identity
-        tunnel = 0 if cached is None else cached.tunnel_endpoint
-        endpoint = endpoint_lookup(maps["cilium_lxc"], ip)
-        if endpoint is not None:
-            identity = endpoint.sec_id
-        if endpoint is not None and endpoint.flags & EndpointFlags.HOST:
-            endpoint = None
-        ends.append((endpoint, identity, tunnel))
-    (sender, source_id, _), (receiver, destination_id, tunnel) = ends
+    source_id = address_identity(maps, source, dual_stack=dual_stack)
+    destination_id = address_identity(maps, destination, dual_stack=dual_stack)
+    sender, receiver = (_pod(maps["cilium_lxc"], ip) for ip in (source, destination))
     steps: list[Step] = []
     for endpoint, direction, peer, ip in (
         (sender, Direction.EGRESS, destination_id, destination),
@@ -221,7 +224,15 @@ def walk(
             cidr = cidr_lookup(maps["cilium_cidr"], peer, ip, nodes=cidr_nodes, pods=cidr_pods)
         hit = policy_lookup(policies, number, Asked(peer, direction, protocol, port, cidr))
         steps.append(Step(endpoint.lxc_id, direction, peer, number, hit))
-    return Walk(source_id, destination_id, tuple(steps), 0 if receiver is not None else tunnel)
+    cached = None if receiver is not None else ipcache_lookup(maps["cilium_ipcache"], destination)
+    tunnel = 0 if cached is None else cached.tunnel_endpoint
+    return Walk(source_id, destination_id, tuple(steps), tunnel)
+
+
+def _pod(lxc: Mapping[bytes, bytes], ip: bytes) -> EndpointInfo | None:
+    """Return the pod of this node that has an address."""
+    endpoint = endpoint_lookup(lxc, ip)
+    return None if endpoint is None or endpoint.flags & EndpointFlags.HOST else endpoint
 
 
 def _tier(entries: Mapping[bytes, bytes], info: PolicyInfo, asked: Asked, tier: int) -> Hit | None:
