@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 
 from fimbria.agent.api import ApiError
 from fimbria.analysis.trace import ANY, TraceEnd, trace
+from fimbria.compile.delta import IPCACHE
+from fimbria.datapath.lookup import ipcache_lookup
 from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelError, LabelSet, canonical
 from fimbria.model.policy import Protocol
@@ -16,10 +19,12 @@ if TYPE_CHECKING:
     from fimbria.agent.cluster import Cluster
     from fimbria.agent.endpoints import Endpoints
     from fimbria.compile.node import Compiler
+    from fimbria.model.ends import Places
     from fimbria.model.labels import Labels
     from fimbria.model.policy import NamedPort
 
 Document = dict[str, Any]
+INIT_LABELS = ("reserved:init",)
 
 
 class Tracer:
@@ -44,6 +49,8 @@ class Tracer:
         end = cast("Document", value) if isinstance(value, dict) else {}
         if isinstance(end.get("pod"), str):
             return self._pod(end["pod"], field)
+        if isinstance(end.get("ip"), str):
+            return self._address(end["ip"], field)
         if isinstance(end.get("labels"), list):
             try:
                 labels = canonical(str(one) for one in cast("list[object]", end["labels"]))
@@ -56,15 +63,16 @@ class Tracer:
             if known is None:
                 raise ApiError(404, f"there is no identity {number}", field=field)
             return self._labelled(known, number)
-        raise ApiError(400, "give one of pod, labels and identity", field=field)
+        raise ApiError(400, "give one of pod, ip, labels and identity", field=field)
 
     def _pod(self, name: str, field: str) -> TraceEnd:
         namespace, _, pod = name.rpartition("/")
         for endpoint in self._endpoints.of_pod(namespace, pod):
             row = self._cluster.state.local.get(endpoint.id)
             if row is not None:
+                first = next(iter(row.addresses), b"")
                 return self._labelled(
-                    endpoint.file.labels, row.identity, endpoint.id, row.named_ports
+                    endpoint.file.labels, row.identity, endpoint.id, row.named_ports, first
                 )
         for row in self._cluster.remote_pod(namespace, pod):
             labels = self._cluster.labels(row.identity)
@@ -72,8 +80,31 @@ class Tracer:
                 raise ApiError(
                     404, f"identity {row.identity} of {ip_address(row.ip)} is not known", field
                 )
-            return self._labelled(labels, row.identity, None, row.named_ports)
+            return self._labelled(labels, row.identity, None, row.named_ports, row.ip)
         raise ApiError(404, f"there is no pod {name} in the network", field, "see fimbria ip list")
+
+    def _address(self, text: str, field: str) -> TraceEnd:
+        """Return whose an address is: a pod's, a node's, or somebody's in the world."""
+        try:
+            ip = ip_address(text).packed
+        except ValueError as error:
+            raise ApiError(400, f"{text!r} is no address", field=field) from error
+        for endpoint in self._endpoints:
+            row = self._cluster.state.local.get(endpoint.id)
+            if row is not None and ip in row.addresses:
+                return self._labelled(
+                    endpoint.file.labels, row.identity, endpoint.id, row.named_ports, ip
+                )
+        end = self._places().end(ip)
+        # Rules see the address; the map has the identity of the longest prefix that they name.
+        seen = ipcache_lookup(self._compiler.desired().maps[IPCACHE], ip)
+        if seen is not None:
+            end = replace(end, identity=seen.sec_identity)
+        policed = _policed(end.labels.labels)
+        return TraceEnd(end, None, policed)
+
+    def _places(self) -> Places:
+        return self._cluster.state.places()
 
     def _labelled(
         self,
@@ -81,15 +112,23 @@ class Tracer:
         number: int,
         endpoint: int | None = None,
         ports: tuple[NamedPort, ...] = (),
+        ip: bytes = b"",
     ) -> TraceEnd:
-        policed = not any(label.startswith("reserved:") for label in labels)
-        end = End(number, LabelSet(labels), frozenset(ports))
-        return TraceEnd(end, endpoint, policed or labels == ("reserved:init",))
+        net = self._places().end(ip).net if ip else None
+        end = End(number, LabelSet(labels), frozenset(ports), net)
+        return TraceEnd(end, endpoint, _policed(labels))
 
     def _number(self, labels: Labels) -> int:
         """Return the identity of labels; 0, which nobody has, for labels that nobody has."""
         reserved = next((int(n) for n, have in RESERVED.items() if tuple(have) == labels), 0)
         return reserved or self._cluster.number(labels) or 0
+
+
+def _policed(labels: Labels) -> bool:
+    """Return whether policies about pods can select an end of these labels."""
+    if labels == INIT_LABELS:
+        return True
+    return not any(label.startswith(("reserved:", "cidr:", "node:")) for label in labels)
 
 
 def _port(value: object) -> tuple[int, tuple[int, ...]]:

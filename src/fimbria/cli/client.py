@@ -54,6 +54,10 @@ class AgentClient:
         """Return the decoded JSON body of `POST path` with `body` as JSON."""
         return self._request("POST", path, None, json.dumps(body).encode(), TIMEOUT)
 
+    def patch(self, path: str, body: object) -> Any:
+        """Return the decoded JSON body of `PATCH path` with `body` as JSON."""
+        return self._request("PATCH", path, None, json.dumps(body).encode(), TIMEOUT)
+
     def wait(self, path: str, query: Mapping[str, str | int], timeout: float) -> Any:
         """GET something that answers late: up to `timeout` seconds."""
         return self._request("GET", path, query, None, timeout)

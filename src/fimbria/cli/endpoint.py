@@ -1,4 +1,4 @@
-"""`fimbria endpoint list|get`: the pods that this node connects."""
+"""`fimbria endpoint list|get|config`: the pods that this node connects."""
 
 from __future__ import annotations
 
@@ -46,6 +46,39 @@ def get_endpoint(target: Target, form: Format, endpoint: str) -> None:
     """Show one ENDPOINT: 7, pod-name:NS/POD, container-id:ID, ipv4:ADDR or ipv6:ADDR."""
     document = target.client().get(f"/v1/endpoint/{quote(endpoint, safe=':')}")
     emit(form, document, lambda: to_yaml(document).rstrip())
+
+
+@group.command("config")
+@agent_command
+@click.argument("endpoint")
+@click.argument("options", nargs=-1, metavar="[NAME=VALUE]...")
+def configure_endpoint(
+    target: Target, form: Format, endpoint: str, options: tuple[str, ...]
+) -> None:
+    """Show, or set, the options of one ENDPOINT: PolicyAuditMode=Enabled or Disabled."""
+    path = f"/v1/endpoint/{quote(endpoint, safe=':')}/config"
+    client = target.client()
+    if options:
+        document = client.patch(path, {"options": dict(map(option_argument, options))})
+    else:
+        document = client.get(path)
+    emit(form, document, lambda: option_table(part(document, "options")))
+
+
+def option_argument(text: str) -> tuple[str, str]:
+    """Return name and value of NAME=VALUE; `click.UsageError` if it is not that."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise click.UsageError(f"'{text}': write it as NAME=VALUE, like PolicyAuditMode=Enabled")
+    return name, value
+
+
+def option_table(options: dict[str, Any]) -> Table:
+    """Return an endpoint's options as a table."""
+    table = Table(["OPTION", "VALUE"])
+    for name, value in sorted(options.items()):
+        table.add(name, value)
+    return table
 
 
 def endpoint_table(documents: Sequence[dict[str, Any]]) -> Table:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fimbria.cli.client import NoAnswer
-from fimbria.cli.documents import rows
+from fimbria.cli.documents import part, rows
 from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit, understood
 from fimbria.cli.policy_eval import evaluate
@@ -87,13 +88,26 @@ def wait(target: Target, form: Format, revision: int | None, max_wait_time: floa
 
 @group.command("validate")
 @format_option
-@click.argument("paths", nargs=-1, required=True, metavar="FILE...")
-def validate(form: Format, paths: tuple[str, ...]) -> None:
-    """Say whether the policies in FILEs (folders, - for standard input) can be enforced."""
+@click.argument("paths", nargs=-1, metavar="[FILE]...")
+@click.option("-f", "--filename", "named", multiple=True, metavar="FILE", help="The same as FILE.")
+@click.option(
+    "--enable-node-selector-labels", "node_labels", is_flag=True, help="As the agents have it."
+)
+def validate(
+    form: Format, paths: tuple[str, ...], named: tuple[str, ...], node_labels: bool
+) -> None:
+    """Say whether the policies in FILEs (folders, - for standard input) can be enforced.
+
+    Policies of every kind, and CiliumCIDRGroups; other objects are left alone. What is valid but
+    not enforced yet, such as rules for HTTP, is told of.
+    """
     from fimbria.sources.files import ManifestError, read
 
+    paths = (*paths, *named)
+    if not paths:
+        raise click.UsageError("name a file: FILE or -f FILE")
     try:
-        findings = [one for manifest in read(paths) if (one := finding(manifest))]
+        findings = [one for manifest in read(paths) if (one := finding(manifest, node_labels))]
     except ManifestError as error:
         raise CliError(str(error)) from error
     if not findings:
@@ -101,21 +115,29 @@ def validate(form: Format, paths: tuple[str, ...]) -> None:
     table = Table(["WHERE", "KIND", "NAME", "RESULT"])
     for one in findings:
         said = f"{one['field']}: {one['reason']}" if one["reason"] else "valid"
+        said += "".join(f"\nnot enforced yet: {text}" for text in one["pending"])
         table.add(f"{one['file']}:{one['line']}", one["kind"], one["name"], said)
     emit(form, findings, lambda: table)
     if any(one["reason"] for one in findings):
         raise SystemExit(1)
 
 
-def finding(manifest: Manifest) -> dict[str, Any] | None:
+def finding(manifest: Manifest, node_labels: bool = False) -> dict[str, Any] | None:
     """Return what is wrong with a manifest (`reason` is empty if nothing is); None: no policy."""
+    from fimbria.model.groups import read_group
     from fimbria.model.policy import PolicyError
     from fimbria.model.policy_parse import KINDS, parse_policy
 
-    if manifest.kind not in KINDS:
-        return None
+    refusal: tuple[str, str] | None = None
+    pending: tuple[tuple[str, str], ...] = ()
     try:
-        refusal = parse_policy(manifest.document).refusal
+        if manifest.kind in KINDS:
+            policy = parse_policy(manifest.document, node_labels=node_labels)
+            refusal, pending = policy.refusal, policy.pending
+        elif manifest.kind == "CiliumCIDRGroup":
+            read_group(manifest.document)
+        else:
+            return None
     except PolicyError as error:
         refusal = error.path, error.reason
     path, reason = refusal or ("", "")
@@ -126,15 +148,18 @@ def finding(manifest: Manifest) -> dict[str, Any] | None:
         "name": manifest.name,
         "field": path,
         "reason": reason,
+        "pending": [f"{where}: {why}" for where, why in pending],
     }
 
 
 @group.command("trace")
 @agent_command
 @click.option("--src-k8s-pod", metavar="NS:POD", help="Source pod.")
+@click.option("--src-ip", metavar="ADDRESS", help="Source address.")
 @click.option("-s", "--src", metavar="LABELS", help="Source labels: a,k8s:b=c.")
 @click.option("--src-identity", type=click.IntRange(min=0), help="Source identity.")
 @click.option("--dst-k8s-pod", metavar="NS:POD", help="Destination pod.")
+@click.option("--dst-ip", metavar="ADDRESS", help="Destination address.")
 @click.option("-d", "--dst", metavar="LABELS", help="Destination labels.")
 @click.option("--dst-identity", type=click.IntRange(min=0), help="Destination identity.")
 @click.option("--dport", metavar="PORT[/PROTO]", help="Destination port: 80, 53/UDP, 8/ICMP.")
@@ -148,12 +173,13 @@ def trace(target: Target, form: Format, dport: str | None, **ends: Any) -> None:
 
 
 def trace_end(side: str, given: dict[str, Any]) -> Any:
-    """Return the request's `src` or `dst`: exactly one of pod, labels and identity.
+    """Return the request's `src` or `dst`: exactly one of pod, ip, labels and identity.
 
     Raises `click.UsageError` naming the options if none or several are given.
     """
     options = {
         f"--{side}-k8s-pod": given[f"{side}_k8s_pod"],
+        f"--{side}-ip": given[f"{side}_ip"],
         f"--{side}": given[side],
         f"--{side}-identity": given[f"{side}_identity"],
     }
@@ -164,6 +190,8 @@ def trace_end(side: str, given: dict[str, Any]) -> Any:
     option, value = named.popitem()
     if option.endswith("-identity"):
         return {"identity": value}
+    if option.endswith("-ip"):
+        return {"ip": address_argument(option, value)}
     if option.endswith("-k8s-pod"):
         namespace, colon, pod = str(value).replace("/", ":", 1).partition(":")
         if not (colon and namespace and pod):
@@ -173,6 +201,14 @@ def trace_end(side: str, given: dict[str, Any]) -> Any:
     if not labels:
         raise click.UsageError(f"{option} '{value}': no label in it")
     return {"labels": labels}
+
+
+def address_argument(option: str, text: str) -> str:
+    """Return an address in its usual notation; `click.UsageError` if it is none."""
+    try:
+        return str(ip_address(text))
+    except ValueError as error:
+        raise click.UsageError(f"{option} '{text}': no IP address") from error
 
 
 def port_argument(text: str) -> str:
@@ -190,7 +226,9 @@ def port_argument(text: str) -> str:
 
 def policy_table(policies: Sequence[dict[str, Any]]) -> Table:
     """Return policy documents as a table."""
-    table = Table(["KIND", "NAMESPACE", "NAME", "RULES", "STATUS", "REASON"])
+    table = Table(
+        ["KIND", "NAMESPACE", "NAME", "TIER", "PRIORITY", "RULES", "STATUS", "SHADOW", "REASON"]
+    )
     for one in policies:
         rules = one.get("rules")
         count = len(rows(one, "rules")) if isinstance(rules, list) else rules
@@ -198,11 +236,22 @@ def policy_table(policies: Sequence[dict[str, Any]]) -> Table:
             one.get("kind"),
             one.get("namespace"),
             one["name"],
+            one.get("tier"),
+            one.get("priority"),
             count,
             one.get("status"),
+            shadow_text(one),
             one.get("reason"),
         )
     return table
+
+
+def shadow_text(policy: dict[str, Any]) -> str:
+    """Return what a policy in audit mode would have done: `3 denied, 0 allowed`."""
+    if "shadow" not in policy:
+        return ""
+    counts = part(policy, "shadow")
+    return f"{counts.get('denied', 0)} denied, {counts.get('allowed', 0)} allowed"
 
 
 def selector_table(documents: Sequence[dict[str, Any]]) -> Table:

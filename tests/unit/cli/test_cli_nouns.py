@@ -258,3 +258,39 @@ def test_policy_trace_bad_arguments(ask, words, named) -> None:
     result = ask("policy", "trace", *words)
     assert result.exit_code == 2
     assert named in result.output
+
+
+def test_policy_trace_by_address(ask, agent) -> None:
+    """An end may be an address; what is none is told before the agent is asked."""
+    agent.give("/v1/policy/resolve", {"text": "Final verdict: DENIED\n", "verdict": "denied"})
+    ask("policy", "trace", "--src-k8s-pod", "a:b", "--dst-ip", "2001:DB8::1")
+    assert agent.requests[-1][1] == {"src": {"pod": "a/b"}, "dst": {"ip": "2001:db8::1"}}
+    result = ask("policy", "trace", "--src-ip", "10.0.0", "--dst-ip", "10.0.0.1")
+    assert (result.exit_code, len(agent.requests)) == (2, 1)
+    assert "--src-ip '10.0.0': no IP address" in result.output
+
+
+def test_policy_list(ask, agent) -> None:
+    """Tier and priority, what is not simply in force, and what an audited policy would do."""
+    policies = [
+        {"kind": "ClusterNetworkPolicy", "name": "a", "tier": "Admin", "priority": 3, "rules": 1,
+         "status": "audited", "reason": "", "shadow": {"denied": 4, "allowed": 0}},
+        {"kind": "CiliumNetworkPolicy", "namespace": "x", "name": "b", "tier": "Normal", "rules": 1,
+         "status": "not applied", "reason": "too large"},
+    ]  # fmt: skip
+    agent.give("/v1/policy", {"revision": 7, "policies": policies})
+    head, first, second = ask("policy", "list", "-o", "table").output.splitlines()
+    assert columns(head)[2:5] == ["NAME", "TIER", "PRIORITY"]
+    assert columns(first)[-5:] == ["Admin", "3", "1", "audited", "4 denied, 0 allowed"]
+    assert columns(second)[-2:] == ["not applied", "too large"]
+
+
+def test_endpoint_config(ask, agent) -> None:
+    """Options are shown, and set by NAME=VALUE."""
+    path = "/v1/endpoint/7/config"
+    agent.give(path, {"id": 7, "options": {"PolicyAuditMode": "Enabled"}})
+    shown = ask("endpoint", "config", "7", "-o", "table").output.splitlines()
+    assert columns(shown[1]) == ["PolicyAuditMode", "Enabled"]
+    ask("endpoint", "config", "7", "PolicyAuditMode=Enabled")
+    assert agent.requests[-1] == (f"PATCH {path}", {"options": {"PolicyAuditMode": "Enabled"}})
+    assert ask("endpoint", "config", "7", "PolicyAuditMode").exit_code == 2

@@ -18,6 +18,27 @@ spec:
         - matchName: example.org
 """
 
+KINDS = """\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: a}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {}}
+  ingress: [{action: Deny, from: [{namespaces: {}}]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumCIDRGroup
+metadata: {name: a}
+spec: {externalCIDRs: [10.0.0.0/8, nothing]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: a}
+spec: {endpointSelector: {}, ingress: [{fromNodes: [{matchLabels: {a: b}}]}]}
+"""
+
 
 def test_valid(run) -> None:
     """The demo's policy is valid; what is no policy is passed over."""
@@ -26,14 +47,49 @@ def test_valid(run) -> None:
     assert [line.split()[-1] for line in result.output.splitlines()] == ["RESULT", "valid"]
 
 
+def test_pending(run, tmp_path) -> None:
+    """What is valid but not enforced yet is told of; exit code 0."""
+    path = tmp_path / "names.yaml"
+    path.write_text(FQDN)
+    result = run("policy", "validate", "-f", str(path), "-o", "json")
+    assert result.exit_code == 0
+    (finding,) = json.loads(result.output)
+    assert finding["reason"] == ""
+    assert [text.partition(": ")[0] for text in finding["pending"]] == ["spec.egress[0].toFQDNs[0]"]
+    assert (
+        "not enforced yet: spec.egress"
+        in run("policy", "validate", str(path), "-o", "table").output
+    )
+
+
+def test_every_kind(run, tmp_path) -> None:
+    """Policies of all kinds and CIDR groups are read; nodes by label only where that is on."""
+    path = tmp_path / "all.yaml"
+    path.write_text(KINDS)
+    result = run("policy", "validate", str(path), "-o", "json")
+    assert result.exit_code == 1
+    found = {one["kind"]: (one["field"], one["reason"]) for one in json.loads(result.output)}
+    assert found["ClusterNetworkPolicy"] == ("", "")
+    assert found["CiliumCIDRGroup"][0] == "spec.externalCIDRs[1]"
+    assert found["CiliumClusterwideNetworkPolicy"][0] == "spec.ingress[0].fromNodes"
+    result = run("policy", "validate", "--enable-node-selector-labels", str(path), "-o", "json")
+    found = {one["kind"]: one["reason"] for one in json.loads(result.output)}
+    assert found["CiliumClusterwideNetworkPolicy"] == ""
+
+
+def test_no_file(run) -> None:
+    """Without a file it is a usage error."""
+    assert run("policy", "validate").exit_code == 2
+
+
 def test_refused(run, tmp_path) -> None:
     """A field that cannot be enforced is named with its line; exit code 1."""
     path = tmp_path / "names.yaml"
-    path.write_text(FQDN)
+    path.write_text(FQDN.replace("toFQDNs:", "toFQDN:"))
     result = run("policy", "validate", str(path), "-o", "json")
     assert result.exit_code == 1
     (finding,) = json.loads(result.output)
-    assert finding["field"] == "spec.egress[0].toFQDNs"
+    assert finding["field"] == "spec.egress[0].toFQDN"
     assert finding["line"] in (8, 9)  # the key, or the value below it
     assert finding["reason"]
 
