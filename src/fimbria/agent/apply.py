@@ -45,6 +45,8 @@ class Applier:
         self.compiler: Compiler | None = None
         self.controller: Controller | None = None
         self.after: Callable[[int], None] = lambda revision: None
+        self.realised = 0
+        """The policy revision that the kernel has; 0 before the first run."""
         self.runs = 0
         self.operations = 0
         self._node = node
@@ -133,6 +135,7 @@ class Applier:
         self._done = max(self._done, generation)
         self.runs += 1
         self.operations += len(operations)
+        self.realised = revision
         self.after(revision)
 
     def counts(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ import asyncio
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
-from fimbria.agent import endpointconfig, eventdoc
+from fimbria.agent import endpointconfig, eventdoc, hostview
 from fimbria.agent.api import ApiError
 from fimbria.agent.apply import NotReady
 from fimbria.agent.mapview import describe
@@ -73,10 +73,14 @@ class Views:
 
     def endpoints(self) -> list[Document]:
         """Return `GET /v1/endpoint`."""
-        return [self._endpoint(endpoint) for endpoint in self._agent.endpoints]
+        host = hostview.document(self._agent)
+        pods = [self._endpoint(endpoint) for endpoint in self._agent.endpoints]
+        return pods if host is None else [*pods, host]
 
     def endpoint(self, name: str) -> Document:
         """Return `GET /v1/endpoint/{id}`; ApiError 404, 400."""
+        if name in hostview.NAMES and (host := hostview.document(self._agent)) is not None:
+            return host
         return self._endpoint(self._find(name))
 
     def endpoint_config(self, name: str) -> Document:
