@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 MISMATCHES = ("LOG", "ADD", "DELETE", "REPLACE")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _POSIX_CLASS = re.compile(r"\[:[a-z]+:\]")
-_BRACKET = re.compile(r"\[\^?\]?[^]]*\]")
 _FLAGS = re.compile(r"\(\?[imsU-]+\)")
 _NOT_REGULAR = re.compile(r"\(\?(?:[=!>(]|<[=!]|P=)|[*+?}]\+")
 
@@ -60,9 +59,8 @@ def secret(value: Any, path: str) -> None:
 def regular_expression(text: str, path: str) -> None:
     """Check an extended regular expression (POSIX, RE2). Raises PolicyError."""
     plain = _POSIX_CLASS.sub("_", text)
-    bare = _BRACKET.sub("_", _ESCAPED.sub("_", plain))
     backward = any(one in "123456789" for one in _ESCAPED.findall(plain))
-    if backward or _NOT_REGULAR.search(bare):
+    if backward or _NOT_REGULAR.search(_without_sets(_ESCAPED.sub("_", plain))):
         raise PolicyError(path, f"{text!r} goes beyond extended regular expressions")
     try:
         with warnings.catch_warnings():
@@ -70,6 +68,20 @@ def regular_expression(text: str, path: str) -> None:
             re.compile(_FLAGS.sub("", plain))
     except (re.error, OverflowError, RecursionError) as error:
         raise PolicyError(path, f"{text!r} is no regular expression: {error}") from error
+
+
+def _without_sets(text: str) -> str:
+    """Return an expression with a character for each [set], up to one that has no end."""
+    found: list[str] = []
+    at = 0
+    while (begin := text.find("[", at)) >= 0:
+        first = begin + 1 + text.startswith("^", begin + 1)
+        end = text.find("]", first + 1)  # a bracket that comes first is a member
+        if end < 0:
+            break
+        found += text[at:begin], "_"
+        at = end + 1
+    return "".join(found) + text[at:]
 
 
 def _http(value: Any, path: str) -> None:

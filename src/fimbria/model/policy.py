@@ -44,14 +44,22 @@ AUDIT_ANNOTATION = "fimbria.io/policy-audit-mode"
 FORCE_ANNOTATION = "fimbria.io/force"
 """Set to "true" on a policy about nodes, it is taken up although it cuts what a node needs."""
 
+MAX_REASON = 300
+"""Characters of a reason why a policy is refused."""
+
 NamedPort = tuple[str, int, int]
 """A port that a pod names: name, protocol number, port number."""
 
 
 class PolicyError(Exception):
-    """A policy object that cannot be enforced: which field, and why."""
+    """A policy object that cannot be enforced: which field, and why.
+
+    A reason may quote what the field holds, so it is cut off where it gets too long for a status.
+    """
 
     def __init__(self, path: str, reason: str) -> None:
+        if len(reason) > MAX_REASON:
+            reason = f"{reason[: MAX_REASON - 1]}…"
         super().__init__(f"{path}: {reason}" if path else reason)
         self.path = path
         self.reason = reason

@@ -182,7 +182,7 @@ def test_places_and_company(rule: Any, section: str, field: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "/a/.*", "a|b", "[[:alpha:]_-]+", "[^[:space:]]", "[a*+]b", "(?i)get", "x(?i)y",
-     r"/\d+\.html", "a{2,3}", r"\(?=", "[]a]+", "(a(b)?)*?", "[[a]"],
+     r"/\d+\.html", "a{2,3}", r"[\]]+", "[^]*+]", r"\(?=", "[]a]+", "(a(b)?)*?", "[[a]"],
 )  # fmt: skip
 def test_regular_expressions(text: str) -> None:
     """POSIX's, and what RE2 has beside them."""
@@ -192,10 +192,18 @@ def test_regular_expressions(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["(", "[", "*", "a**", "a++", "a{3,2}", "a|*", "(?=a)", "(?!a)", "(?<=a)b", "(?>a)", r"(a)\1",
-     "(?P<n>a)(?P=n)", "(?(1)a)", "\\", "(" * 10_000, "a{99999999999}"],
+     "(?P<n>a)(?P=n)", "(?(1)a)", "\\", "(" * 10_000, "[a" * 10_000, "[]", "[^]", "a{99999999999}"],
 )  # fmt: skip
 def test_what_is_no_regular_expression(text: str) -> None:
     """Errors, and what looks around or back."""
     with pytest.raises(PolicyError) as raised:
         regular_expression(text, "path")
     assert raised.value.path == "path"
+
+
+def test_reasons_fit_into_a_status() -> None:
+    """However much the field that it quotes holds."""
+    refusal = with_rules({"http": [{"path": "(" * 100_000}]}).refusal
+    assert refusal is not None
+    assert len(refusal[1]) == 300
+    assert refusal[1].endswith("…")
