@@ -5,6 +5,10 @@ which selectors find it like any other; 0.0.0.0/0 and ::/0 are the world's own. 
 identities of all prefixes that it covers. Where rules by CIDR may match the cluster's own addresses
 (policy-cidr-match-mode), a prefix has a second identity for these, without labels: no selector
 may take a pod for the world.
+
+A prefix that is no longer in use leaves in two steps. First its rows go, while policies still judge
+its identity as what it is part of; then the identity goes (`settle`). In one step a packet could
+meet the row of an identity that no policy knows any more, and pass where all around it is denied.
 """
 
 from __future__ import annotations
@@ -54,9 +58,10 @@ class Cidrs:
         self._by_net: dict[Prefix, dict[Cidr, Set[Prefix]]] = {}
         """The CIDRs in use by what they cover, with their exceptions."""
         self._uses: Counter[Prefix] = Counter()
+        self._leaving: set[Prefix] = set()
         self._dirty: set[Prefix] = set()
         self.prefixes = PrefixSet()
-        """The prefixes in use."""
+        """The prefixes in use, and those that are leaving."""
 
     def add(self, cidr: Cidr) -> Changed:
         """Take in a CIDR that is not there yet."""
@@ -64,16 +69,12 @@ class Cidrs:
         for prefix in (cidr.net, *cidr.excepts):
             self._uses[prefix] += 1
             if self._uses[prefix] == 1 and len(prefix.ip) in self._families:
-                self.prefixes.add(prefix)
-                for key in self._keys(prefix):
-                    changed |= self._renumber(self._ids.add(key))
-                changed |= self._touch(prefix)
+                changed |= self._come(prefix)
         self._by_net.setdefault(cidr.net, {})[cidr] = frozenset(cidr.excepts)
         return changed
 
-    def remove(self, cidr: Cidr) -> Changed:
+    def remove(self, cidr: Cidr) -> None:
         """Take out a CIDR that is there."""
-        changed: Changed = set()
         cidrs = self._by_net[cidr.net]
         del cidrs[cidr]
         if not cidrs:
@@ -84,10 +85,18 @@ class Cidrs:
                 continue
             del self._uses[prefix]
             if prefix in self.prefixes:
-                changed |= self._touch(prefix)
-                self.prefixes.remove(prefix)
-                for key in self._keys(prefix):
-                    changed |= self._renumber(self._ids.remove(key))
+                self._leaving.add(prefix)
+                self._dirty.add(prefix)
+
+    def settle(self) -> Changed:
+        """Take their identities from the prefixes that have left, once they have no rows."""
+        changed: Changed = set()
+        for prefix in self._leaving:
+            changed |= self._touch(prefix)
+            self.prefixes.remove(prefix)
+            for key in self._keys(prefix):
+                changed |= self._renumber(self._ids.remove(key))
+        self._leaving.clear()
         return changed
 
     def identities(self, cidr: Cidr) -> set[int]:
@@ -96,20 +105,16 @@ class Cidrs:
         if cidr.excepts:
             out = {prefix for net in cidr.excepts for prefix in self.prefixes.inside(net)}
             covered = [prefix for prefix in covered if prefix not in out]
-        both = (n for p in covered for n in (self.identity(p), self.match_identity(p)))
+        both = (n for p in covered for n in (self._number(p), self._ids.get(_key(_MATCH, p))))
         return {number for number in both if number is not None}
 
     def identity(self, prefix: Prefix) -> int | None:
         """Return the identity of addresses outside the cluster in a prefix; None: not in use."""
-        if prefix not in self.prefixes:
-            return None
-        if not prefix.bits:
-            return world(len(prefix.ip) * 8, dual_stack=self._dual)
-        return self._ids.get(_key(_WORLD, prefix))
+        return self._number(prefix) if self._in_use(prefix) else None
 
     def match_identity(self, prefix: Prefix) -> int | None:
         """Return the identity of addresses of the cluster in a prefix, if CIDRs can match such."""
-        return self._ids.get(_key(_MATCH, prefix))
+        return self._ids.get(_key(_MATCH, prefix)) if self._in_use(prefix) else None
 
     def take_prefixes(self) -> set[Prefix]:
         """Return the prefixes that came, went, or got another number since the last call."""
@@ -126,6 +131,26 @@ class Cidrs:
                 labels = (cidr_label(prefix),)
             found.append(LocalIdentity(number, prefix, labels, match))
         return sorted(found)
+
+    def _in_use(self, prefix: Prefix) -> bool:
+        return prefix in self.prefixes and prefix not in self._leaving
+
+    def _number(self, prefix: Prefix) -> int | None:
+        if not prefix.bits:
+            return world(len(prefix.ip) * 8, dual_stack=self._dual)
+        return self._ids.get(_key(_WORLD, prefix))
+
+    def _come(self, prefix: Prefix) -> Changed:
+        """Take in a prefix that was not in use."""
+        if prefix in self._leaving:
+            self._leaving.discard(prefix)
+            self._dirty.add(prefix)
+            return set()
+        self.prefixes.add(prefix)
+        changed: Changed = set()
+        for key in self._keys(prefix):
+            changed |= self._renumber(self._ids.add(key))
+        return changed | self._touch(prefix)
 
     def _keys(self, prefix: Prefix) -> Iterator[bytes]:
         if prefix.bits:  # without bits it is the world, which has a number

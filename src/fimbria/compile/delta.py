@@ -54,8 +54,7 @@ class Delta:
     """What changed since the last one; a value None means the key goes.
 
     `created` are policies to fill, `unused` those to which nothing refers once `maps` is applied,
-    as they were.
-    `size` is the number of changes.
+    as they were. `then` is what comes after all of it. `size` is the number of changes.
     """
 
     maps: dict[str, dict[bytes, bytes | None]] = field(
@@ -65,12 +64,14 @@ class Delta:
     unused: dict[int, PolicyMap] = field(default_factory=dict[int, "PolicyMap"])
     routes_put: set[Route] = field(default_factory=set["Route"])
     routes_deleted: set[Route] = field(default_factory=set["Route"])
+    then: Delta | None = None
 
     @property
     def size(self) -> int:
         """Return how many elements, policies and routes change."""
         parts = (self.created, self.unused, self.routes_put, self.routes_deleted)
-        return sum(map(len, parts)) + sum(map(len, self.maps.values()))
+        later = self.then.size if self.then is not None else 0
+        return sum(map(len, parts)) + sum(map(len, self.maps.values())) + later
 
     def __bool__(self) -> bool:
         return self.size > 0

@@ -20,10 +20,11 @@ from fimbria.compile.nodeids import NodeIdentities
 from fimbria.compile.policies import Policies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from fimbria.compile.ids import Ids
     from fimbria.compile.state import ClusterState
+    from fimbria.model.policy import PolicyKey
 
 __all__ = ["Compiler", "Delta", "Desired", "Problem", "compile_node"]
 
@@ -54,12 +55,25 @@ class Compiler:
         `admit` is shown the problems: as long as it returns True, it has changed the state (put
         back what does not fit), and that is taken up too, so that what is put back is no change.
         """
-        self._take_up()
+        keys = self._take_up()
+        if self.problems:  # what is leaving must not be what does not fit
+            self._settle(keys)
         while admit(self.problems):
             self._take_up()
-        return self._store.take()
+        delta = self._store.take()
+        self._settle()
+        delta.then = self._store.take() or None
+        return delta
 
-    def _take_up(self) -> None:
+    def _settle(self, keys: Iterable[PolicyKey] = ()) -> None:
+        """Let the local identities go that no address has any more; `keys` as Policies.update."""
+        self.policies.selectors.settle()
+        renumbered = self.node_ids.settle()
+        self.policies.update((), (), (), keys)
+        self._addresses.update((), (), renumbered)
+
+    def _take_up(self) -> set[PolicyKey]:
+        """Take the dirty rows; return the policies among them."""
         state, selectors = self.state, self.policies.selectors
         local, remote, nodes = (
             state.local.take_dirty(), state.remote.take_dirty(), state.nodes.take_dirty(),
@@ -73,6 +87,7 @@ class Compiler:
         self.policies.update(local, state.identities.take_dirty(), remote, keys, nodes)
         # Last, because it is policies that put prefixes in use.
         self._addresses.update(local, remote, renumbered)
+        return keys
 
     def desired(self) -> Desired:
         """Return everything as of the last update: live views, to be read at once."""

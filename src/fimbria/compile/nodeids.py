@@ -49,8 +49,19 @@ class NodeIdentities:
                 self._held[name] = new
             for key in sorted(new - old):
                 found |= self._hold(key, name)
-            for key in sorted(old - new):
-                found |= self._release(key, name)
+            for key in old - new:
+                self._holders[key].discard(name)
+        return found
+
+    def settle(self) -> set[str]:
+        """Let the identities go that no node has any more, once no address has them.
+
+        Returns the nodes whose identities got another number.
+        """
+        found: set[str] = set()
+        for key in sorted(key for key, names in self._holders.items() if not names):
+            del self._holders[key]
+            found |= self._renumber(self._ids.remove(key))
         return found
 
     def number(self, node: Node, *, apiserver: bool) -> int:
@@ -71,16 +82,12 @@ class NodeIdentities:
         return frozenset(_key(node_labels(node.labels, apiserver=kind)) for kind in kinds)
 
     def _hold(self, key: bytes, name: str) -> set[str]:
-        names = self._holders.setdefault(key, set())
-        names.add(name)
-        return self._renumber(self._ids.add(key)) if len(names) == 1 else set()
-
-    def _release(self, key: bytes, name: str) -> set[str]:
-        self._holders[key].discard(name)
-        if self._holders[key]:
+        names = self._holders.get(key)
+        if names is not None:
+            names.add(name)
             return set()
-        del self._holders[key]
-        return self._renumber(self._ids.remove(key))
+        self._holders[key] = {name}
+        return self._renumber(self._ids.add(key))
 
     def _renumber(self, old: dict[bytes, int | None]) -> set[str]:
         """Take up that keys had the numbers `old` before; return the nodes that this concerns."""

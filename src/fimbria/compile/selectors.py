@@ -96,6 +96,10 @@ class SelectorCache(Generic[User]):
         if changes:
             self._look_again(Services)
 
+    def settle(self) -> None:
+        """Let the prefixes go that have left, once no address has their identity."""
+        self._note(self.cidrs.settle())
+
     def take_changed(self) -> set[Whom]:
         """Return the peers whose identities changed since the last call."""
         taken, self._changed = self._changed, set()
@@ -153,7 +157,7 @@ class SelectorCache(Generic[User]):
                 if isinstance(part, Selector):
                     self._index.discard(part)
                 else:
-                    self._note(self.cidrs.remove(part))
+                    self.cidrs.remove(part)
         self._changed.add(whom)
 
     def _identities(self, part: Part) -> Set[int]:

@@ -156,7 +156,8 @@ def plan(actual: Desired, desired: Desired, *, bump: bool = False) -> list[Op]:
 
 def plan_delta(delta: Delta) -> list[Op]:
     """Return a compiler's delta as operations, in order."""
-    return _finished(list(_ordered(delta)), delta)
+    later = plan_delta(delta.then) if delta.then is not None else []
+    return [*_finished(list(_ordered(delta)), delta), *later]
 
 
 def _finished(ops: list[Op], delta: Delta, *, bump: bool = False) -> list[Op]:

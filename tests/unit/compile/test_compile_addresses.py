@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fimbria.compile.delta import CIDR, IPCACHE
-from fimbria.compile.ids import Ids
+from fimbria.compile.delta import CIDR, IPCACHE, POLICY_REF
+from fimbria.compile.ids import Ids, PolicyMap
 from fimbria.compile.ipcache import key
 from fimbria.compile.node import Compiler
 from fimbria.compile.state import ClusterState, LocalEndpoint, Node, NodeConfig, RemoteEndpoint
 from fimbria.datapath.abi import CidrInfo, Direction, Identity, IdentityScope, IpcacheInfo
+from fimbria.datapath.abi import PolicyKey as Key
+from fimbria.datapath.plan import (
+    Bump,
+    MapDelete,
+    PolicyCreate,
+    PolicyDelete,
+    PolicyRefSet,
+    plan_delta,
+)
 from fimbria.model.labels import LabelSet
 from fimbria.model.peers import Cidr, CidrGroup, CidrGroups, Service, Services, Whom, prefix
 from fimbria.model.policy import Action, Peer, Policy, PolicyKey, Rule, Spec
 from fimbria.model.selector import EVERYTHING, exists, selector
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAC = b"\x02\0\0\0\0\1"
 
@@ -95,6 +107,43 @@ def test_prefixes_are_rows_as_long_as_they_are_named() -> None:
     target.policies.replace({})
     rows.update()
     assert rows.compiler.desired().maps[IPCACHE] == before
+
+
+def numbers_in(policies: Mapping[int, PolicyMap]) -> set[int]:
+    """The peers that policy maps speak of."""
+    return {Key.unpack(entry).identity for policy in policies.values() for entry in policy.entries}
+
+
+def test_a_prefix_is_judged_until_its_row_is_gone() -> None:
+    """Its row goes first, while the rules around it still hold for it; then its identity."""
+    target = state()
+    cidrs(target, "around", "192.0.2.0/24")
+    cidrs(target, "inner", "192.0.2.7")
+    rows = Rows(target)
+    inner = rows.number("192.0.2.7/32")
+    target.policies.delete(PolicyKey("NetworkPolicy", "default", "inner"))
+    delta = rows.compiler.update()
+    assert delta.maps[IPCACHE] == {key(*prefix("192.0.2.7")): None}
+    assert delta.created == {}
+    assert delta.then is not None
+    assert delta.then.maps.keys() == {POLICY_REF}
+    assert inner in numbers_in(delta.then.unused)
+    assert inner not in numbers_in(delta.then.created)
+    steps = [type(op) for op in plan_delta(delta)]
+    assert steps == [MapDelete, Bump, PolicyCreate, PolicyRefSet, Bump, PolicyDelete]
+
+
+def test_what_leaves_takes_no_room() -> None:
+    """A policy that fits without the prefixes that leave is not refused because of them."""
+    target = state(policy_map_max=3)
+    cidrs(target, "a", "192.0.2.7", "192.0.2.8")
+    rows = Rows(target)
+    cidrs(target, "a", "192.0.2.0/24", "198.51.100.0/24")
+    rows.update()
+    assert rows.compiler.problems == []
+    (policy,) = rows.compiler.desired().policies.values()
+    nets = ("192.0.2.0/24", "198.51.100.0/24")
+    assert numbers_in({0: policy}) == {Identity.HOST, *(rows.number(net) for net in nets)}
 
 
 def test_groups_and_services_have_rows() -> None:

@@ -119,8 +119,24 @@ def test_a_prefix_has_an_identity_as_long_as_it_is_named() -> None:
     assert found.cidrs.identity(prefix("10.1.0.0/16")) is None
     assert number(found, "10.0.0.0/8") == ten
     found.drop(cidr("10.0.0.0/8"), "b")
+    found.settle()
     assert found.labels(ten) is None
     assert found.cidrs.local() == []
+
+
+def test_a_prefix_that_comes_back_never_left() -> None:
+    """Its row is decided again, its number is the same, nobody has to know."""
+    found = cache()
+    found.use(cidr("10.0.0.0/8"), "a")
+    ten = number(found, "10.0.0.0/8")
+    found.take_changed()
+    found.cidrs.take_prefixes()
+    found.drop(cidr("10.0.0.0/8"), "a")
+    found.use(cidr("10.0.0.0/8"), "b")
+    assert found.cidrs.take_prefixes() == {prefix("10.0.0.0/8")}
+    found.settle()
+    assert number(found, "10.0.0.0/8") == ten
+    assert found.take_changed() == set()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +154,10 @@ def test_label_of_a_prefix(text: str, label: str) -> None:
 
 
 def test_a_cidr_names_what_it_covers_and_its_exceptions_do_not() -> None:
-    """As prefixes come and go, the users of all CIDRs around them are told, and no others."""
+    """As prefixes come and go, the users of all CIDRs around them are told, and no others.
+
+    One that goes is named until its rows are gone.
+    """
     found = cache()
     wide, holed, other = cidr("10.0.0.0/8"), cidr("10.0.0.0/8", "10.1.0.0/16"), cidr("11.0.0.0/8")
     for whom in (wide, holed, other):
@@ -154,6 +173,10 @@ def test_a_cidr_names_what_it_covers_and_its_exceptions_do_not() -> None:
     assert found.identities(wide) == set(numbers)
     assert found.identities(holed) == {numbers[0], numbers[2]}
     found.drop(hidden, "x")
+    assert found.cidrs.identity(hidden.net) is None
+    assert found.take_changed() == set()
+    assert found.identities(wide) == set(numbers)
+    found.settle()
     assert found.take_changed() == {wide}
     assert found.identities(wide) == set(numbers[:3])
 
@@ -238,6 +261,7 @@ def test_groups_stand_for_their_prefixes() -> None:
     assert found.identities(by_label) == {number(found, "192.0.2.0/24")}
     found.set_groups({"office": None})
     assert found.identities(by_label) == set()
+    found.settle()
     assert found.cidrs.local() == []
 
 
