@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
     from fimbria.compile.ids import Ids
     from fimbria.compile.state import ClusterState
+    from fimbria.compile.units import Place
     from fimbria.model.policy import Policy, PolicyKey
-
-_Place = tuple["PolicyKey", bool, int]
-"""A policy, whether it is on trial, and which of its specs."""
 
 
 class Policies:
@@ -51,7 +49,7 @@ class Policies:
         self._builder = Builder(state, ids.policies, store)
         self._specs: dict[tuple[PolicyKey, bool], list[SpecEntries]] = {}
         """By policy, and whether it is on trial."""
-        self._subjects: dict[tuple[str, str] | None, dict[_Place, SpecEntries]] = {}
+        self._subjects: dict[tuple[str, str] | None, dict[Place, SpecEntries]] = {}
         """Specs by a label that whom they select must have; None for those without such."""
         self._units: dict[UnitKey, Unit] = {}
         self._unit_of: dict[int, UnitKey] = {}
@@ -166,7 +164,7 @@ class Policies:
                     dirty.add(found)
         return dirty
 
-    def _places(self, key: PolicyKey) -> Iterator[tuple[_Place, SpecEntries]]:
+    def _places(self, key: PolicyKey) -> Iterator[tuple[Place, SpecEntries]]:
         for trial in (False, True):
             for index, entries in enumerate(self._specs.get((key, trial), ())):
                 yield (key, trial, index), entries
