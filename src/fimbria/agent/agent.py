@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fimbria.agent import api, cniconf, deletequeue, objects, pressure, statefiles
+from fimbria.agent import api, cniconf, deletequeue, metrics, objects, pressure, statefiles
 from fimbria.agent.apply import Applier
 from fimbria.agent.cluster import Cluster
 from fimbria.agent.cni import Cni
@@ -16,6 +16,7 @@ from fimbria.agent.collector import Collector
 from fimbria.agent.endpoints import Endpoints, State
 from fimbria.agent.identities import Identities
 from fimbria.agent.lifecycle import Lifecycle
+from fimbria.agent.metrics import Delays
 from fimbria.agent.monitor import Monitor
 from fimbria.agent.node import Node
 from fimbria.agent.overrides import remember, remembered
@@ -59,6 +60,10 @@ class Agent:
         self._state_dir = Path(config.state_dir)
         self._runner: web.AppRunner | None = None
         self._ring: RingBuffer | None = None
+        self._exporter: web.AppRunner | None = None
+        self._clock = clock
+        self._started = clock.monotonic()
+        self.delays = Delays()
         self.controllers = Controllers()
         self.node = Node(config, clock)
         self.endpoints = Endpoints()
@@ -92,7 +97,7 @@ class Agent:
         self._recreate = add("keep-identities", self.cluster.recreate_identities)
         self.applier.after = self._applied
         self.applier.controller = add("apply", self.applier.run_once, backoff=0.5)
-        self.cluster.dirty = self.applier.request
+        self.cluster.dirty = self._dirty
         self.cluster.pods_changed = self._pods_changed
         self.cluster.identities_lost = self._recreate.trigger
         self.cluster.policies.judged = self.statuses.report
@@ -100,7 +105,7 @@ class Agent:
         self.cluster.endpoints = lambda: [endpoint.file for endpoint in self.endpoints]
         self.cluster.own_node_changed = self._own_node_changed
         self.cluster.own_endpoints_changed = self._own_endpoints_changed
-        self.collector.after = self.pressure.sample
+        self.collector.after = self._collected
         self.lifecycle.changed = self._endpoint_changed
         self.lifecycle.gone = self._endpoint_gone
 
@@ -110,6 +115,8 @@ class Agent:
         self._runner = await api.listen(self.api.application(), path)
         async with asyncio.TaskGroup() as group:
             self.controllers.start(group)
+            if self.config.prometheus_serve_addr:
+                self._exporter = await metrics.serve(self, self.config.prometheus_serve_addr)
             restored = self.lifecycle.restore()
             log.info("restored %d endpoints", len(restored))
             self.watches.own_addresses = self._own_addresses()
@@ -123,6 +130,7 @@ class Agent:
             gc.freeze()
             await self._replay_deletions(path.parent / deletequeue.FOLDER)
             self.lifecycle.ready.set()
+            self.delays.bootstrap = self._clock.monotonic() - self._started
             self._write_cni_configuration()
             log.info("ready for pods")
             group.create_task(self._monitor().run())
@@ -154,9 +162,21 @@ class Agent:
         """Give back what a process holds; what is pinned and wired goes on."""
         if self._runner is not None:
             await self._runner.cleanup()
+        if self._exporter is not None:
+            await self._exporter.cleanup()
         if self._ring is not None:
             self._ring.close()
         self.node.close()
+
+    def _dirty(self) -> None:
+        """What the cluster knows has changed."""
+        self.delays.revised(self.cluster.revision, self._clock.monotonic())
+        self.applier.request()
+
+    def _collected(self) -> None:
+        """Conntrack has been collected."""
+        self.delays.collection.observe(self.collector.seconds)
+        self.pressure.sample()
 
     def _own_addresses(self) -> frozenset[bytes]:
         from fimbria.agent.convert import packed
@@ -263,6 +283,7 @@ class Agent:
 
     def _applied(self, revision: int) -> None:
         """The maps are as desired: every endpoint realises this revision."""
+        self.delays.realised(revision, self._clock.monotonic())
         self.cluster.policies.settled()
         for endpoint in self.endpoints:
             if endpoint.state in (State.READY, State.REGENERATING):

@@ -66,6 +66,7 @@ class Api:
             "/v1/policy/selectors": views.selectors,
             "/v1/map": views.maps,
             "/v1/controllers": views.controllers,
+            "/v1/metrics": views.metrics,
         }
         for path, view in plain.items():
             app.router.add_get(path, _answer(view))

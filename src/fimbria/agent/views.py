@@ -9,7 +9,7 @@ import asyncio
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
-from fimbria.agent import endpointconfig, eventdoc, hostview
+from fimbria.agent import endpointconfig, eventdoc, hostview, metrics
 from fimbria.agent.api import ApiError
 from fimbria.agent.apply import NotReady
 from fimbria.agent.mapview import describe
@@ -53,6 +53,10 @@ class Views:
     def controllers(self) -> list[Document]:
         """Return `GET /v1/controllers`."""
         return self._agent.controllers.documents()
+
+    def metrics(self) -> list[Document]:
+        """Return `GET /v1/metrics`."""
+        return metrics.documents(self._agent)
 
     def config(self) -> Document:
         """Return `GET /v1/config`."""

@@ -25,6 +25,7 @@ PLACES = {
     "map": Place("fimbria.cli.maps:group", "The BPF maps as the agent keeps them."),
     "bpf": Place("fimbria.cli.bpf:group", "The pinned BPF maps themselves, without the agent."),
     "monitor": Place("fimbria.cli.monitor:command", "What the datapath does, as it happens."),
+    "metrics": Place("fimbria.cli.metrics:group", "The agent's metrics, as Prometheus gets them."),
     "config": Place("fimbria.cli.config:group", "The configuration: requested, effective, source."),
     "connectivity": Place("fimbria.cli.connectivity:group", "Prove that the network works."),
     "lab": Place("fimbria.lab.command:lab", "A cluster of namespaces on this machine."),

@@ -104,6 +104,9 @@ class Config:
         "medium", "How many trace events there are.", ("none", "low", "medium", "maximum")
     )
     monitor_aggregation_interval: float = _option(5.0, "Between two trace events of one flow.")
+    prometheus_serve_addr: str = _option(
+        "", "host:port where Prometheus finds /metrics (Cilium's is :9962); empty: nowhere."
+    )
     debug: bool = _option(False, "Log what the agent does in detail.")
     # CNI
     write_cni_conf_when_ready: str = _option("", "CNI configuration file to write once ready.")
