@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from fimbria.analysis import objects
 from fimbria.analysis.objects import WORKLOADS, decode, group_of
-from fimbria.analysis.world import Pod, World
+from fimbria.analysis.world import STAND_INS, Pod, World
 from fimbria.compile.state import Node
 from fimbria.model.groups import read_group
 from fimbria.model.identity import FIRST, LAST, RESERVED, candidate
@@ -35,7 +35,6 @@ Place = tuple[str, str]
 """Namespace and name."""
 
 _PROTOCOLS = {"TCP": int(Protocol.TCP), "UDP": int(Protocol.UDP), "SCTP": int(Protocol.SCTP)}
-_STAND_INS = int.from_bytes(bytes([240, 0, 0, 0]), "big")
 _ANY_SERVICE: dict[str, Any] = {"metadata": {"name": "any"}, "spec": {}}
 _ENDED = ("Succeeded", "Failed")
 _POLICY_GROUPS = {
@@ -221,9 +220,10 @@ class Collector:
         identities, numbers = self._numbers({row.labels for row in rows.values()})
         services, ports, ips = self._behind()
         pods: dict[str, Pod] = {}
+        first = int.from_bytes(STAND_INS, "big")
         for index, place in enumerate(sorted(rows), 1):
             row = rows[place]
-            stand_in = (_STAND_INS + index).to_bytes(4, "big")
+            stand_in = (first + index).to_bytes(4, "big")
             pods["/".join(place)] = Pod(
                 *place, row.kind, numbers[row.labels], row.labels, row.named,
                 row.addresses or (stand_in,), row.node, row.plain,

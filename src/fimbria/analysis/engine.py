@@ -346,5 +346,11 @@ def _asked(given: Flow | Mapping[str, Any]) -> Flow | FlowError:
 
 
 def _essence(one: Result) -> tuple[object, ...]:
-    """Return what all judges must agree on."""
-    return one.verdict, one.egress.reason, one.ingress.reason, one.backend
+    """Return what all judges must agree on.
+
+    Where both a rule and the node's own right allow its traffic, either may be named.
+    """
+    halves = (one.egress, one.ingress)
+    same = {Because.LOCAL_NODE: Because.ALLOW_RULE}
+    reasons = [(half.verdict, same.get(half.reason, half.reason)) for half in halves]
+    return one.verdict, one.backend, *reasons

@@ -10,16 +10,17 @@ pod, a node or a Service has stands for it), an entity of exactly one kind ("ent
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from fimbria.analysis.prefixes import LongestPrefix
 from fimbria.datapath.abi import Identity
+from fimbria.model.ends import Places as Ends
 from fimbria.model.labels import LabelSet
-from fimbria.model.peers import Prefix, host_prefix
+from fimbria.model.peers import Prefix, prefix
 from fimbria.model.policy import Protocol
 from fimbria.model.semantics import End
 
@@ -45,7 +46,11 @@ ENTITIES = {
 }
 """Entities that are one end of a flow. `world` is an address that no rule names by CIDR."""
 
-FAMILIES = (Prefix(bytes(4), 0), Prefix(bytes(16), 0))
+_WORLDS = {
+    int(Identity.WORLD_IPV4): (4, Prefix(bytes(4), 0)),
+    int(Identity.WORLD_IPV6): (6, Prefix(bytes(16), 0)),
+}
+"""Family of the world's identities, and the prefix that stands for an unnamed address of it."""
 
 
 class Flow(msgspec.Struct, frozen=True, gc=False):
@@ -100,13 +105,18 @@ class Places:
         self._world = world
         self._ipcache = LongestPrefix(maps["cilium_ipcache"])
         self._cidrs = LongestPrefix(maps.get("cilium_cidr", {}))
-        self._cidr_match = cidr_match
         self._labels: dict[int, LabelSet] = {}
-        self._pod_cidrs = [
-            ip_network(text, strict=False)
-            for node in world.nodes.values()
-            for text in node.pod_cidrs
-        ]
+        self._ends = Ends(
+            apiserver=world.api_servers,
+            nodes={ip: world.nodes[name].labels for ip, name in world.node_of.items()},
+            remote={ip: pod.identity for ip, pod in world.by_address.items()},
+            pod_cidrs=frozenset(
+                prefix(text) for node in world.nodes.values() for text in node.pod_cidrs
+            ),
+            labels=world.identities,
+            dual_stack=True,
+            cidr_match=cidr_match,
+        )
 
     def find(self, name: str) -> Place:
         """Return the end of that name. Raises FlowError for one that is unknown."""
@@ -199,7 +209,7 @@ class Places:
 
     def _pod(self, name: str, pod: Pod, ip: bytes | None = None) -> Place:
         ip = ip or pod.addresses[0]
-        net, cidr = self._cidr(ip, "pods")
+        net, cidr = self._cidr(ip)
         end = self.end(pod.identity, net)
         own = End(pod.identity, end.labels, frozenset(pod.named), net)
         number = self._world.units[pod.unit]
@@ -212,7 +222,7 @@ class Places:
         if ip is None and row is not None:
             ip = next(iter(row.addresses), None)
         api = ip in self._world.api_servers
-        net, cidr = (None, 0) if ip is None else self._cidr(ip, "nodes")
+        net, cidr = (None, 0) if ip is None else self._cidr(ip)
         identity = Identity.KUBE_APISERVER if api else Identity.REMOTE_NODE
         end = self.end(int(identity), net)
         family = 0 if ip is None else 4 if len(ip) == 4 else 6
@@ -231,10 +241,7 @@ class Places:
         return self._reserved(name, int(text))
 
     def _reserved(self, name: str, identity: int) -> Place:
-        family = {Identity.WORLD_IPV4: 4, Identity.WORLD_IPV6: 6}.get(Identity(identity), 0) if (
-            identity < 256
-        ) else 0  # fmt: skip
-        net = {4: FAMILIES[0], 6: FAMILIES[1]}.get(family)
+        family, net = _WORLDS.get(identity, (0, None))
         end = self.end(identity, net)
         return Place(name, end, end, family=family)
 
@@ -245,26 +252,20 @@ class Places:
         if ip in self._world.node_of:
             return self._node(name, self._world.node_of[ip], ip)
         family = 4 if len(ip) == 4 else 6
-        if ip in self._world.api_servers:
-            end = self.end(int(Identity.KUBE_APISERVER))
-            return Place(name, end, end, family=family)
-        world = Identity.WORLD_IPV4 if family == 4 else Identity.WORLD_IPV6
-        inside = any(ip_address(ip) in net for net in self._pod_cidrs)
-        net = FAMILIES[family == 6] if inside else host_prefix(ip)
-        labels = self.labels(int(world))
-        end = End(self._ipcache.find(ip) or int(world), labels, net=net)
+        end = self._ends.end(ip)
+        if end.identity != Identity.KUBE_APISERVER:
+            end = replace(end, identity=self._ipcache.find(ip) or end.identity)
         return Place(name, end, end, family=family)
 
-    def _cidr(self, ip: bytes, like: str) -> tuple[Prefix | None, int]:
+    def _cidr(self, ip: bytes) -> tuple[Prefix | None, int]:
         """Return what rules by CIDR see of an address of the cluster."""
-        if like not in self._cidr_match:
-            return None, 0
-        return host_prefix(ip), self._cidrs.find(ip)
+        net = self._ends.end(ip).net
+        return net, 0 if net is None else self._cidrs.find(ip)
 
 
 def _family(pod: Pod, ip: bytes) -> int:
-    """Return a pod's family; 0 if it has addresses of both and may use either."""
-    if len({len(one) for one in pod.addresses}) > 1:
+    """Return a pod's family; 0 if it has addresses of both, or none of its own."""
+    if pod.stands_in or len({len(one) for one in pod.addresses}) > 1:
         return 0
     return 4 if len(ip) == 4 else 6
 

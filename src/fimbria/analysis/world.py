@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 SELF = "fimbria-analysis"
 """Name of the node that the compiler believes to run on; no real node has it."""
 
+STAND_INS = bytes([240, 0, 0, 0])
+"""The first of the addresses for pods that have none; no network uses 240.0.0.0/4."""
+
 
 class UnitKey(NamedTuple):
     """What pods with the same policy have in common: identity and the ports that they name."""
@@ -50,7 +53,7 @@ class Pod:
 
     `labels` are its identity's, `named` the ports that it names (sorted), `addresses` packed,
     `node` the name of its node or "", `plain` the labels of its own object. A pod without address
-    has one of 240.0.0.0/4, which no network uses.
+    has one from STAND_INS on.
     """
 
     namespace: str
@@ -67,6 +70,11 @@ class Pod:
     def unit(self) -> UnitKey:
         """Return what it shares with the pods that have its policy."""
         return UnitKey(self.identity, self.named)
+
+    @property
+    def stands_in(self) -> bool:
+        """Return whether its address was made up."""
+        return self.addresses[0][0] >= STAND_INS[0] and len(self.addresses[0]) == len(STAND_INS)
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
