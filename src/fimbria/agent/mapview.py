@@ -26,6 +26,7 @@ LAYOUTS: dict[str, tuple[Any, Any]] = {
     "cilium_lxc": (abi.EndpointKey, abi.EndpointInfo),
     "cilium_devices": (abi.DeviceKey, abi.DeviceInfo),
     "cilium_ipcache": (abi.IpcacheKey, abi.IpcacheInfo),
+    "cilium_cidr": (abi.IpcacheKey, abi.CidrInfo),
     "cilium_node_map": (abi.NodeKey, abi.NodeInfo),
     "cilium_policy_ref": (_U32, abi.PolicyRef),
     "cilium_policy_info": (_U32, abi.PolicyInfo),
