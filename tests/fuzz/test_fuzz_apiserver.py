@@ -236,6 +236,37 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "CiliumNode": {"spec": {"addresses": [{"type": "InternalIP", "ip": "1.1.1.1"}]}},
     "CiliumNodeConfig": {"spec": {"defaults": {"a": "b"}, "nodeSelector": {}}},
     "CiliumCIDRGroup": {"spec": {"externalCIDRs": ["10.0.0.0/8"]}},
+    "CiliumNetworkPolicy": {
+        "spec": {
+            "endpointSelector": {"matchLabels": {"a": "b"}},
+            "ingress": [
+                {
+                    "fromCIDRSet": [{"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}],
+                    "toPorts": [
+                        {
+                            "ports": [{"port": "80", "endPort": 90, "protocol": "TCP"}],
+                            "rules": {"http": [{"path": "/"}]},
+                        }
+                    ],
+                }
+            ],
+            "egressDeny": [{"icmps": [{"fields": [{"type": 8, "family": "IPv4"}]}]}],
+        }
+    },
+    "ClusterNetworkPolicy": {
+        "spec": {
+            "tier": "Admin",
+            "priority": 1,
+            "subject": {"namespaces": {"matchLabels": {"a": "b"}}},
+            "egress": [
+                {
+                    "action": "Deny",
+                    "to": [{"networks": ["10.0.0.0/8"]}],
+                    "protocols": [{"tcp": {"destinationPort": {"number": 80}}}],
+                }
+            ],
+        }
+    },
     "CiliumEndpoint": {"status": {"identity": {"id": 1}, "networking": {"addressing": [
         {"ipv4": "1.1.1.1"}]}}},
 }  # fmt: skip

@@ -224,7 +224,7 @@ async def test_another_history_replaces_what_was_known(
 
 
 async def test_a_kind_that_the_server_lacks(client: KubeClient) -> None:
-    """An optional kind that is not served is an empty list."""
+    """An optional kind that is not served is an empty list, and no trouble."""
     from fimbria.sources.resources import Resource
 
     nowhere = Resource("cilium.io", "v2", "ciliumnowheres", "CiliumNowhere", True, dict)
@@ -233,6 +233,7 @@ async def test_a_kind_that_the_server_lacks(client: KubeClient) -> None:
     async with asyncio.timeout(20):
         await made.synced.wait()
     assert made.rows == {}
+    assert (made.health.absent, made.health.last_error) == (True, "")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
