@@ -24,6 +24,7 @@ from fimbria.compile.units import HOST_UNIT, Builder, Cost, Unit, UnitKey, unit_
 from fimbria.datapath.abi import EndpointIds, Identity, PolicyIds, PolicyRef, PolicyRefFlags
 from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelSet
+from fimbria.model.policy import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -274,6 +275,6 @@ def _selects(entries: SpecEntries, key: UnitKey, labels: LabelSet) -> bool:
 
 
 def _closed(policy: Policy, reason: str) -> Policy:
-    """Return a policy that closes what it names."""
-    specs = tuple(replace(spec, rules=()) for spec in policy.specs)
-    return replace(policy, specs=specs, refusal=("", reason))
+    """Return a policy that closes what it names, but never a node."""
+    specs = tuple(replace(spec, rules=()) for spec in policy.specs if not spec.host)
+    return replace(policy, specs=specs, tier=Tier.NORMAL, refusal=("", reason))

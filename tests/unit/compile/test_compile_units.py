@@ -11,7 +11,14 @@ import pytest
 
 from fimbria.compile.delta import POLICY_REF, Desired
 from fimbria.compile.endpoints import ref_key
-from fimbria.compile.ids import BUILT_IN, PROXY_FIRST, PROXY_LIMIT, Ids
+from fimbria.compile.ids import (
+    BUILT_IN,
+    PROXY_FIRST,
+    PROXY_LIMIT,
+    RULE_FIRST,
+    RULE_LIMIT,
+    Ids,
+)
 from fimbria.compile.node import Compiler, compile_node
 from fimbria.compile.state import ClusterState, LocalEndpoint, Node, NodeConfig, Trial
 from fimbria.datapath.abi import (
@@ -27,7 +34,7 @@ from fimbria.datapath.abi import (
     RuleIds,
 )
 from fimbria.datapath.lookup import Asked, Hit, policy_lookup
-from fimbria.model.policy import AUDIT_ANNOTATION, Policy
+from fimbria.model.policy import AUDIT_ANNOTATION, Policy, PolicyKey
 from fimbria.model.policy_parse import parse_policy
 from fimbria.model.semantics import Mode
 
@@ -424,3 +431,21 @@ def test_what_does_not_fit_can_be_put_back() -> None:
     assert not compiler.update(admit)
     assert compiler.problems == []
     assert ask(compiler.desired(), 80).allowed
+
+
+def test_without_rule_ids_a_policy_closes() -> None:
+    """A policy of any tier whose rules get no number closes its subjects, a node's never."""
+    cluster = state(host_firewall=True)
+    put(cluster, tier("a", "Admin", 1, ("Accept", 80)))
+    put(cluster, host_policy(ingress=[{"fromEntities": ["world"]}]))
+    ids = Ids()
+    taken = PolicyKey("NetworkPolicy", "other", "all")
+    paths = [str(number) for number in range(RULE_LIMIT - RULE_FIRST)]
+    ids.rules.assign(taken, paths)
+    compiler = Compiler(cluster, ids)
+    compiler.update()
+    desired = compiler.desired()
+    assert len(compiler.policies.refused) == 2
+    assert not ask(desired, 80).allowed
+    assert ask(desired, 80, peer=1).rule_id == RuleIds.ALLOW_LOCALHOST
+    assert ref(desired, EndpointIds.HOST) == PolicyRef()
