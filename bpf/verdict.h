@@ -14,7 +14,8 @@
  *   ICMP error about a connection  as in a reply                   –
  *   other ICMP                     judged                          –
  *
- * A stale connection that policy denies loses its entry.
+ * A stale connection that policy denies stays stale: its entry is what tells that the packets of
+ * the side that did not open it are replies, and not a connection of their own.
  */
 #ifndef FIMBRIA_VERDICT_H
 #define FIMBRIA_VERDICT_H
@@ -224,16 +225,6 @@ static __always_inline void ask_about_entry(struct flow *f, const struct ct_entr
 		f->q.opener_id = f->r.dst_id;
 }
 
-static __always_inline int deny(struct flow *f, struct ct_entry *e, int ret)
-{
-	/* who forges another's identity does not end the other's connection */
-	if (f->tracking == TRACK_RELATED || e->dir[f->d & 1].identity == f->carried) {
-		bpf_map_delete_elem(&cilium_ct, &f->key);
-		bpf_map_delete_elem(&cilium_ct_new, &f->key);
-	}
-	return ret;
-}
-
 static __always_inline void report_entry(struct flow *f, const struct ct_entry *e)
 {
 	report_hook(f);
@@ -340,7 +331,7 @@ static __always_inline int continue_connection(struct __sk_buff *skb, struct flo
 		ret = judge(skb, f);
 	}
 	if (ret < 0)
-		return deny(f, e, ret);
+		return ret;
 	ret = find_route(skb, f);
 	if (ret < 0)
 		return ret;
@@ -367,7 +358,7 @@ static __always_inline int related(struct __sk_buff *skb, struct flow *f, struct
 		ask_about_entry(f, e);
 		ret = judge(skb, f);
 		if (ret < 0)
-			return deny(f, e, ret);
+			return ret;
 	}
 	report_entry(f, e);
 	f->r.due = 1;

@@ -70,7 +70,12 @@ def test_permission_taken_away_ends_the_flow(node: Node, at: Addresses) -> None:
             out = node.run("from_container", tcp(at.own, at.local, "A", pod=A), A.device)
         assert (out.verdict, out.drop) == (SHOT, DropReason.POLICY)
         assert out.events[0].source == A.lxc_id
-        assert not node.entries()
+        for _ in range(2):
+            late = tcp(at.local, at.own, "A", sport=80, dport=4000, pod=B)
+            assert node.run("from_container", late, B.device).drop == DropReason.POLICY
+            late = tcp(at.own, at.local, "A", pod=A)
+            assert node.run("from_container", late, A.device).drop == DropReason.POLICY
+        node.maps["cilium_ct"].delete_many(node.maps["cilium_ct"].items())
         node.set_revision(6)
 
 

@@ -140,12 +140,10 @@ def test_permission_that_is_taken_away(node: Node, six: bool) -> None:
         assert node.run("to_netdev", answer, "eth0").verdict == NEXT
         host_policy(node, INGRESS)
         node.set_revision(2 + against)
-        if against:
-            late = node.run("to_netdev", tcp(own, peer, "A", sport=22, dport=sport), "eth0")
-        else:
-            late = node.run("from_netdev", tcp(peer, own, "A", sport=sport, dport=22), "eth0")
-        assert late.drop == DropReason.POLICY
-        assert not node.entries()
+        forth = ("from_netdev", tcp(peer, own, "A", sport=sport, dport=22))
+        back = ("to_netdev", tcp(own, peer, "A", sport=22, dport=sport))
+        for program, packet in [back, forth, back] if against else [forth, back, forth]:
+            assert node.run(program, packet, "eth0").drop == DropReason.POLICY
 
 
 def test_without_policy_everything_passes(node: Node, six: bool) -> None:
