@@ -19,7 +19,7 @@ Order of decision, per direction:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fimbria.model.policy import NamedPort, Peer, Policy, PolicyKey, PortSpec, Rule, Spec
 
 INIT_LABEL = "reserved:init"
+NO_PORTS: frozenset[NamedPort] = frozenset()
 
 
 class Mode(StrEnum):
@@ -258,13 +259,27 @@ def _ordinary(
 
 
 def _matching(rule: Rule, asked: Question) -> list[PortSpec]:
-    if not any(_names(one, asked.peer, asked.context) for one in rule.peers):
+    if not any(names(one, asked.peer, asked.context) for one in rule.peers):
         return []
-    receiver = asked.subject if asked.direction is Direction.INGRESS else asked.peer
-    return [p for p in rule.parts if p.matches(asked.protocol, asked.port, receiver.named)]
+    named: frozenset[NamedPort] = frozenset()
+    if any(part.name for part in rule.parts):
+        named = _port_names(rule, asked)
+    return [part for part in rule.parts if part.matches(asked.protocol, asked.port, named)]
 
 
-def _names(peer: Peer, end: End, context: Context) -> bool:
+def _port_names(rule: Rule, asked: Question) -> frozenset[NamedPort]:
+    """Return what a rule's names mean: at the pod that receives, if the rule names it as a pod.
+
+    Where a rule by CIDR matches a pod's address (policy-cidr-match-mode), it says nothing of ports
+    that pods name.
+    """
+    if asked.direction is Direction.INGRESS:
+        return asked.subject.named
+    pod = replace(asked.peer, net=None)
+    return pod.named if any(_names(one, pod, asked.context) for one in rule.peers) else frozenset()
+
+
+def names(peer: Peer, end: End, context: Context) -> bool:
     """Return whether a rule's peer is this end."""
     whom = peer.whom
     if whom is None:
