@@ -54,10 +54,13 @@ _WORLDS = {
 
 
 class Flow(msgspec.Struct, frozen=True, gc=False):
-    """The first packet of a connection. `port` is the destination port, for ICMP the type.
+    """The first packet of a connection.
 
-    `protocol` is one of PROTOCOLS; ICMP between IPv6 addresses means ICMPv6. With `reply` it is the
-    answer from the source to the destination, which opened the connection to the source's `port`.
+    `source` and `destination` are a pod or workload ("namespace/name"), an address, "node:NAME",
+    "entity:NAME" or "identity:NUMBER"; `destination` may be "svc:NAMESPACE/NAME" too. `protocol` is
+    TCP, UDP, SCTP, ICMP or ICMPV6; ICMP between IPv6 addresses means ICMPV6. `port` is the
+    destination port, for ICMP the type. With `reply` it is the answer from the source to the
+    destination, which opened the connection to the source's `port`.
     """
 
     source: str

@@ -184,11 +184,15 @@ def schema() -> dict[str, Any]:
     _, parts = msgspec.json.schema_components(
         (Flow, Result, Failure), ref_template="#/$defs/{name}"
     )
+    for name, part in parts.items():
+        part["description"] = " ".join(part["description"].split())
+        if name != "Flow" and "properties" in part:
+            part["additionalProperties"] = False
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "fimbria policy eval",
         "description": "A line of output: the answer to a flow, or why there is none. "
-        "Lines of input are $defs/Flow.",
+        "Lines of input are $defs/Flow; what else they have is ignored.",
         "anyOf": [{"$ref": "#/$defs/Result"}, {"$ref": "#/$defs/Failure"}],
         "$defs": parts,
     }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(StrEnum):
-    """What becomes of a packet."""
+    """What becomes of a packet. REDIRECTED: it goes to a proxy for its layer 7 rules."""
 
     ALLOWED = "ALLOWED"
     DENIED = "DENIED"
@@ -26,10 +26,12 @@ class Outcome(StrEnum):
 class Because(StrEnum):
     """Why a half is what it is.
 
-    NOT_SELECTED: there are policies, but none selects this end in this direction. NO_POLICY: there
-    are none at all, or enable-policy is "never". NO_DEFAULT_DENY: policies select it, no rule
-    matches, and none of them denies by default. REFUSED: a policy that selects it cannot be
-    enforced and closes it. LOCAL_NODE: a node may reach the pods that run on it.
+    "not selected": there are policies, but none is about this end in this direction (none ever is
+    about addresses outside and entities). "no policy": there is not one in the world, or
+    enable-policy is "never". "no default deny": policies select it, no rule matches, and none of
+    them denies by default. "default deny": a policy that selects it denies what no rule allows.
+    "refused policy": one that selects it cannot be enforced and closes it. "local node": a node may
+    reach the pods that run on it. "reply": its connection was allowed to open.
     """
 
     ALLOW_RULE = "allow rule"

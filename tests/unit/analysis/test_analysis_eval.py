@@ -331,6 +331,7 @@ def conforms(value: Any, part: dict[str, Any], whole: dict[str, Any]) -> bool:
         kinds = {"string": str, "integer": int, "boolean": bool, "null": type(None)}
         return isinstance(value, kinds[part["type"]])
     known = part["properties"]
+    assert part["additionalProperties"] is False
     return (
         isinstance(value, dict)
         and set(part["required"]) <= set(value) <= set(known)

@@ -60,7 +60,7 @@ def ask(compiler: Compiler, source: int, port: int = 80) -> Trace:
 def test_denied(compiler: Compiler) -> None:
     """Who is not named by any rule: the rule that selected, why it did not match, no entry."""
     answer = ask(compiler, 302)
-    assert not answer.allowed
+    assert answer.outcome == "denied"
     lines = answer.text.splitlines()
     assert lines[1].startswith("Tracing From: [k8s:class=xwing, ")
     assert lines[1].endswith("Ports: [80/ANY]")
@@ -76,7 +76,7 @@ def test_denied(compiler: Compiler) -> None:
 def test_allowed(compiler: Compiler) -> None:
     """The deciding rule, its text and its map entry are quoted."""
     answer = ask(compiler, 301)
-    assert answer.allowed
+    assert answer.outcome == "allowed"
     assert answer.protocol == 6
     path = "spec.ingress[0].toPorts[0].ports[0]"
     assert f"Decided by CiliumNetworkPolicy default/rule1, {path}" in answer.text
@@ -89,7 +89,7 @@ def test_allowed(compiler: Compiler) -> None:
 def test_wrong_port(compiler: Compiler) -> None:
     """The peer matches and the port does not: both are said."""
     answer = ask(compiler, 301, 81)
-    assert not answer.allowed
+    assert answer.outcome == "denied"
     assert "Port 81/TCP does not match" in answer.text
 
 
