@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from fimbria.agent.intake import Standing
 from fimbria.agent.objects import Enforcement
-from fimbria.agent.peertext import whom_text
 from fimbria.agent.shadows import Shadows
 from fimbria.analysis.explain import explain_rule
+from fimbria.analysis.peertext import whom_text
 from fimbria.compile.delta import IPCACHE
 from fimbria.compile.ids import BUILT_IN
 from fimbria.compile.ipcache import key as ipcache_key

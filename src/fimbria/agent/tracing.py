@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fimbria.agent.api import ApiError
 from fimbria.analysis.trace import ANY, TraceEnd, trace
 from fimbria.compile.delta import IPCACHE
+from fimbria.datapath.abi import EndpointIds, Identity
 from fimbria.datapath.lookup import ipcache_lookup
 from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelError, LabelSet, canonical
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from fimbria.agent.cluster import Cluster
     from fimbria.agent.endpoints import Endpoints
     from fimbria.compile.node import Compiler
-    from fimbria.model.ends import Places
     from fimbria.model.labels import Labels
     from fimbria.model.policy import NamedPort
 
@@ -95,16 +95,18 @@ class Tracer:
                 return self._labelled(
                     endpoint.file.labels, row.identity, endpoint.id, row.named_ports, ip
                 )
-        end = self._places().end(ip)
+        state = self._cluster.state
+        places = state.places()
+        if ip in places.own and state.config.host_firewall:
+            labels = LabelSet((*places.own_labels, *RESERVED[Identity.HOST]))
+            end = replace(places.end(ip), labels=labels)
+            return TraceEnd(end, int(EndpointIds.HOST), host=True)
+        end = places.end(ip)
         # Rules see the address; the map has the identity of the longest prefix that they name.
         seen = ipcache_lookup(self._compiler.desired().maps[IPCACHE], ip)
         if seen is not None:
             end = replace(end, identity=seen.sec_identity)
-        policed = _policed(end.labels.labels)
-        return TraceEnd(end, None, policed)
-
-    def _places(self) -> Places:
-        return self._cluster.state.places()
+        return TraceEnd(end, None, _policed(end.labels.labels))
 
     def _labelled(
         self,
@@ -114,7 +116,7 @@ class Tracer:
         ports: tuple[NamedPort, ...] = (),
         ip: bytes = b"",
     ) -> TraceEnd:
-        net = self._places().end(ip).net if ip else None
+        net = self._cluster.state.places().end(ip).net if ip else None
         end = End(number, LabelSet(labels), frozenset(ports), net)
         return TraceEnd(end, endpoint, _policed(labels))
 

@@ -12,26 +12,45 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from fimbria.analysis.explain import explain_rule, hit_text, policy_value
+from fimbria.analysis.peertext import whom_text
+from fimbria.compile.delta import CIDR
 from fimbria.compile.ids import BUILT_IN
 from fimbria.datapath.abi import Direction
-from fimbria.datapath.lookup import Asked, Hit, policy_lookup
-from fimbria.model.policy import Protocol
+from fimbria.datapath.lookup import Asked, Hit, cidr_lookup, policy_lookup
+from fimbria.model.policy import Action, Protocol, Tier
 from fimbria.model.selector import Selector
-from fimbria.model.semantics import End, Question, Reason, Verdict, selecting, verdict
+from fimbria.model.semantics import (
+    End,
+    Question,
+    Reason,
+    Verdict,
+    names,
+    selecting,
+    tier_order,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fimbria.compile.node import Compiler
+    from fimbria.model.peers import Context
     from fimbria.model.policy import Peer, Policy, Rule, Spec
 
 ANY = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
 _RULE = "-" * 64
+_ORDER = ("allowed", "redirected", "denied")
 _WAYS = {
     Direction.EGRESS: ("egress", "to", "Egress"),
     Direction.INGRESS: ("ingress", "from", "Ingress"),
 }
-_FOUND = {Reason.ALLOW_RULE: "Found allow rule", Reason.DENY_RULE: "Found deny rule"}
+_FOUND = {
+    Reason.ALLOW_RULE: "Found allow rule",
+    Reason.DENY_RULE: "Found deny rule",
+    Reason.REDIRECT: "Found redirect rule",
+}
+_VERBS = {Action.ALLOW: "Allows", Action.DENY: "Denies", Action.PASS: "Passes on"}
+NO_PROXY = "dropped, because no proxy is running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +61,8 @@ class TraceEnd:
     endpoint_id: int | None = None
     policed: bool = True
     """False for nodes and the world, which no policy selects."""
+    host: bool = False
+    """The node itself, as policies about nodes see it (`endpoint_id` is ENDPOINT_HOST)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +73,35 @@ class TraceStep:
     verdict: Verdict
     hit: Hit | None
 
+    @property
+    def outcome(self) -> str:
+        """Return allowed, denied, or redirected: to a proxy, which drops it while none runs."""
+        if self.verdict.reason is Reason.REDIRECT:
+            return "redirected"
+        return "allowed" if self.verdict.allowed else "denied"
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
     """The whole reasoning. `protocol` is the one it is about, of those asked for."""
 
-    allowed: bool
+    outcome: str
     protocol: int
     steps: tuple[TraceStep, ...]
     text: str
 
     def document(self) -> dict[str, Any]:
         """Return it as the agent's API gives it."""
-        deciding = next((s for s in self.steps if not s.verdict.allowed), None)
+        deciding = next((s for s in self.steps if s.outcome == self.outcome), None)
         if deciding is None and self.steps:
             deciding = self.steps[-1]
         return {
             "text": self.text,
-            "verdict": "allowed" if self.allowed else "denied",
+            "verdict": self.outcome,
             "steps": [
                 {
                     "direction": _WAYS[step.direction][0],
-                    "verdict": "allowed" if step.verdict.allowed else "denied",
+                    "verdict": step.outcome,
                     "reason": str(step.verdict.reason),
                     "rules": [
                         {
@@ -105,8 +133,9 @@ def trace(
     that passes, or the first if none does.
     """
     judged = {number: _judge(compiler, source, destination, port, number) for number in protocols}
-    passing = [n for n, steps in judged.items() if all(s.verdict.allowed for s in steps)]
-    protocol = passing[0] if passing else protocols[0]
+    outcomes = {number: _outcome(steps) for number, steps in judged.items()}
+    protocol = min(protocols, key=lambda number: _ORDER.index(outcomes[number]))
+    outcome = outcomes[protocol]
     asked = "ANY" if len(protocols) > 1 else _protocol_name(protocol)
     lines = [
         _RULE,
@@ -117,8 +146,13 @@ def trace(
         egress = step.direction is Direction.EGRESS
         own, other = (source, destination) if egress else (destination, source)
         lines += ["", *_reasoning(compiler, step, own, other, port, protocol)]
-    lines += ["", f"Final verdict: {'ALLOWED' if passing else 'DENIED'}"]
-    return Trace(bool(passing), protocol, judged[protocol], "\n".join(lines) + "\n")
+    lines += ["", f"Final verdict: {outcome.upper()}"]
+    return Trace(outcome, protocol, judged[protocol], "\n".join(lines) + "\n")
+
+
+def _outcome(steps: Sequence[TraceStep]) -> str:
+    """Return what becomes of a packet that passes all steps: the worst of their outcomes."""
+    return max((step.outcome for step in steps), key=_ORDER.index, default="allowed")
 
 
 def _judge(
@@ -134,17 +168,31 @@ def _judge(
         if not own.policed:
             continue
         asked = Question(
-            own.end, other.end, direction, protocol, port, state.config.enforcement, state.context()
-        )
+            own.end, other.end, direction, protocol, port, state.config.enforcement,
+            state.context(), own.host,
+        )  # fmt: skip
         judged = verdict(policies, asked)
         hit = None
-        if own.endpoint_id is not None and own.endpoint_id in state.local:
+        if own.endpoint_id is not None and (own.host or own.endpoint_id in state.local):
             number = compiler.policies.policy_id(own.endpoint_id)
             held = {**compiler.desired().policies, **BUILT_IN}
-            packet = Asked(other.end.identity, direction, protocol, port)
+            packet = Asked(
+                other.end.identity, direction, protocol, port, _cidr_side(compiler, other.end)
+            )
             hit = policy_lookup(held, number, packet)
         steps.append(TraceStep(direction, judged, hit))
     return tuple(steps)
+
+
+def _cidr_side(compiler: Compiler, peer: End) -> int:
+    """Return the identity of a cluster's address as rules by CIDR see it, 0 if they do not."""
+    if peer.net is None or not peer.net.bits:
+        return 0
+    match = compiler.state.config.cidr_match
+    return cidr_lookup(
+        compiler.desired().maps[CIDR], peer.identity, peer.net.ip,
+        nodes="nodes" in match, pods="pods" in match,
+    )  # fmt: skip
 
 
 def _reasoning(
@@ -154,20 +202,25 @@ def _reasoning(
     policies = list(compiler.state.policies.values())
     total = sum(1 for policy in policies for spec in policy.specs if _says(spec, step.direction))
     yield f"Resolving {way} policy for [{_labels(own, ' ')}]"
+    selected = selecting(policies, own.end.labels, host=own.host)
     chosen = [
         (policy, spec)
-        for policy, spec in selecting(policies, own.end.labels)
+        for tier in Tier
+        for policy, spec in tier_order(selected, tier)
         if _says(spec, step.direction)
     ]
+    context = compiler.state.context()
     receiver = own if step.direction is Direction.INGRESS else other
     for policy, spec in chosen:
-        yield f"* Rule {spec.subject}: selected ({policy.key}, {spec.path})"
+        yield f"* Rule {spec.subject}: selected ({policy.key}, {spec.path}{_place(policy)})"
+        if policy.audit:
+            yield "    In audit mode: reported, not enforced"
         if policy.refusal is not None:
             path, reason = policy.refusal
             yield f"    Refused, so it closes what it selects: {path}: {reason}"
         for rule in spec.rules:
             if rule.direction is step.direction:
-                yield from _rule(policy, rule, other, receiver.end, port, protocol)
+                yield from _rule(policy, rule, other, receiver.end, context, port, protocol)
     yield f"{len(chosen)}/{total} rules selected"
     if chosen:
         yield _FOUND.get(step.verdict.reason, "Found no allow rule")
@@ -178,30 +231,43 @@ def _reasoning(
         explained = explain_rule(step.hit.rule_id, compiler.ids, compiler.state)
         if explained is not None and explained.path:
             yield from (f"    {line}" for line in explained.text.splitlines())
-    outcome = "allowed" if step.verdict.allowed else "denied"
-    yield f"{title} verdict: {outcome}, {step.verdict.reason}"
+    reason = str(step.verdict.reason)
+    if step.verdict.reason is Reason.REDIRECT:
+        reason = f"{reason} ({step.verdict.parser}): {NO_PROXY}"
+    yield f"{title} verdict: {step.outcome}, {reason}"
+
+
+def _place(policy: Policy) -> str:
+    """Return where an ordered tier asks a policy, "" for ordinary ones."""
+    if policy.tier is Tier.NORMAL:
+        return ""
+    return f"; tier {policy.tier.name.capitalize()}, priority {policy.priority}"
 
 
 def _rule(
-    policy: Policy, rule: Rule, other: TraceEnd, receiver: End, port: int, protocol: int
+    policy: Policy,
+    rule: Rule,
+    other: TraceEnd,
+    receiver: End,
+    context: Context,
+    port: int,
+    protocol: int,
 ) -> Iterator[str]:
-    head = f"    {'Denies' if rule.deny else 'Allows'} {_WAYS[rule.direction][1]}"
+    head = f"    {_VERBS[rule.action]} {_WAYS[rule.direction][1]}"
     if not rule.peers:
         yield f"{head} nobody ({rule.path})"
         return
     matched = False
     for path, group in groupby(rule.peers, key=lambda peer: peer.path):
         peers = list(group)
-        here = any(
-            p.whom is None or (isinstance(p.whom, Selector) and p.whom.matches(other.end.labels))
-            for p in peers
-        )
+        here = any(names(peer, other.end, context) for peer in peers)
         matched |= here
         yield f"{head} {_peer(policy, peers[0])} ({path})"
-        yield f"      Labels [{_labels(other, ' ')}] {'found' if here else 'not found'}"
+        yield f"      {_who(other.end)} {'found' if here else 'not found'}"
     for part in rule.ports if matched else ():
         found = "matches" if part.matches(protocol, port, receiver.named) else "does not match"
-        yield f"      Port {port}/{_protocol_name(protocol)} {found} ({part.path})"
+        proxy = f", redirects to the {part.parser} proxy" if part.parser else ""
+        yield f"      Port {port}/{_protocol_name(protocol)} {found} ({part.path}){proxy}"
     if matched and not rule.ports:
         yield "      No port restrictions"
 
@@ -212,9 +278,17 @@ def _says(spec: Spec, direction: Direction) -> bool:
 
 def _peer(policy: Policy, peer: Peer) -> str:
     written = policy_value(policy, peer.path)
-    if isinstance(written, str):
+    if isinstance(peer.whom, Selector | None) and isinstance(written, str):
         return f"entity {written}"
-    return "anyone" if peer.whom is None else f"labels {peer.whom}"
+    if isinstance(peer.whom, Selector):
+        return f"labels {peer.whom}"
+    return "anyone" if peer.whom is None else whom_text(peer.whom)
+
+
+def _who(end: End) -> str:
+    """Return what rules see of an end."""
+    labels = f"Labels [{' '.join(end.labels.labels)}]"
+    return labels if end.net is None else f"{labels} address {end.net}"
 
 
 def _labels(end: TraceEnd, separator: str) -> str:

@@ -276,7 +276,7 @@ def _port_names(rule: Rule, asked: Question) -> frozenset[NamedPort]:
     if asked.direction is Direction.INGRESS:
         return asked.subject.named
     pod = replace(asked.peer, net=None)
-    return pod.named if any(_names(one, pod, asked.context) for one in rule.peers) else frozenset()
+    return pod.named if any(names(one, pod, asked.context) for one in rule.peers) else frozenset()
 
 
 def names(peer: Peer, end: End, context: Context) -> bool:

@@ -126,3 +126,59 @@ def test_text_of_what_is_not_there(compiler: Compiler) -> None:
 def test_ports_as_text(key: PolicyKey, text: str) -> None:
     """Shapes read as people write them."""
     assert ports_text(key) == text
+
+
+def policies(compiler: Compiler, *documents: dict[str, object]) -> None:
+    """Put more policies in force."""
+    for document in documents:
+        policy = parse_policy(document)
+        assert policy.refusal is None
+        compiler.state.policies.put(policy.key, policy)
+    compiler.update()
+
+
+def test_tiers_are_told_in_their_order(compiler: Compiler) -> None:
+    """An admin rule comes first, with tier and priority; what it decides is final."""
+    spec = {"tier": "Admin", "priority": 3, "subject": {"namespaces": {}},
+            "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}]}  # fmt: skip
+    policies(compiler, {"kind": "ClusterNetworkPolicy", "metadata": {"name": "no"}, "spec": spec})
+    answer = ask(compiler, 301)
+    assert answer.outcome == "denied"
+    assert "(ClusterNetworkPolicy no, spec; tier Admin, priority 3)" in answer.text
+    assert answer.text.index("ClusterNetworkPolicy no, spec;") < answer.text.index("rule1, spec)")
+    assert "Decided by ClusterNetworkPolicy no, spec.ingress[0]" in answer.text
+
+
+def test_a_redirect_says_that_no_proxy_runs(compiler: Compiler) -> None:
+    """What goes to a proxy is redirected, and dropped while there is none."""
+    ports = [{"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"http": [{"path": "/"}]}}]
+    spec = {"endpointSelector": {}, "ingress": [{"toPorts": ports}]}
+    policies(compiler, {"kind": "CiliumNetworkPolicy", "metadata": {"name": "seven"}, "spec": spec})
+    answer = ask(compiler, 302)
+    assert answer.document()["verdict"] == "redirected"
+    assert "redirects to the http proxy" in answer.text
+    assert "dropped, because no proxy is running" in answer.text
+    assert answer.text.endswith("Final verdict: REDIRECTED\n")
+
+
+def test_rules_by_cidr_see_the_address(compiler: Compiler) -> None:
+    """An end outside the cluster is matched by its address, which the reasoning shows."""
+    block = {"cidr": "192.0.2.0/24", "except": ["192.0.2.128/25"]}
+    spec = {"endpointSelector": {}, "egress": [{"toCIDRSet": [block]}]}
+    policies(compiler, {"kind": "CiliumNetworkPolicy", "metadata": {"name": "out"}, "spec": spec})
+    for last, outcome, found in ((1, "allowed", "found"), (129, "denied", "not found")):
+        world = TraceEnd(compiler.state.places().end(bytes([192, 0, 2, last])), policed=False)
+        answer = trace(compiler, end(300), world, 80)
+        assert answer.outcome == outcome
+        assert f"Labels [reserved:world] address 192.0.2.{last}/32 {found}" in answer.text
+        assert "Allows to cidr 192.0.2.0/24 except 192.0.2.128/25" in answer.text
+
+
+def test_audit_mode_is_told(compiler: Compiler) -> None:
+    """A policy in audit mode is listed, and decides nothing."""
+    audited = {**RULE, "metadata": {"name": "rule1", "annotations": {
+        "fimbria.io/policy-audit-mode": "true"}}}  # fmt: skip
+    policies(compiler, audited)
+    answer = ask(compiler, 302)
+    assert answer.outcome == "allowed"
+    assert "In audit mode: reported, not enforced" in answer.text
