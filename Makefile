@@ -45,8 +45,9 @@ bench: build ## measure; prints tables, writes build/bench.json
 nightly: build ## the slow proofs at full size (three judges: 100,000 cases)
 	@FIMBRIA_CASES=100000 $(PY) -m pytest -q tests/property --timeout 3600 $(PYTEST_ARGS)
 
-soak: build ## kill the agent 20 times under load
-	@FIMBRIA_KILLS=20 $(PY) -m pytest -q tests/lab/test_nothing_lost.py --timeout 1800 $(PYTEST_ARGS)
+soak: build ## kill the agent 20 times under load; 100,000 connections beside a flood
+	@FIMBRIA_KILLS=20 FIMBRIA_LOAD=full $(PY) -m pytest -q tests/lab/test_nothing_lost.py \
+	  tests/lab/test_load.py --timeout 1800 $(PYTEST_ARGS)
 
 lock: ## renew requirements.lock (needs uv)
 	@uv pip compile -q pyproject.toml --extra lab --group build --group dev --universal \
