@@ -167,10 +167,10 @@ namespaced = st.builds(
         ),
     ),
 )
-reserved_peers = st.sampled_from(["reserved:host", "reserved:world", "reserved:remote-node"]).map(
-    lambda key: {"matchExpressions": [{"key": key, "operator": "Exists"}]}
-)
-peers = st.one_of(selectors, namespaced, reserved_peers)
+reserved_peers: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    ["reserved:host", "reserved:world", "reserved:remote-node"]
+).map(lambda key: {"matchExpressions": [{"key": key, "operator": "Exists"}]})
+peers: st.SearchStrategy[dict[str, Any]] = st.one_of(selectors, namespaced, reserved_peers)
 
 
 @st.composite
@@ -191,9 +191,9 @@ def cilium_port(draw: st.DrawFn) -> dict[str, Any]:
     return port
 
 
-icmp_field = st.one_of(
-    st.builds(lambda t: {"family": "IPv4", "type": t}, st.sampled_from([0, 8, "EchoRequest"])),
-    st.builds(lambda t: {"family": "IPv6", "type": t}, st.sampled_from([128, "EchoReply"])),
+icmp_field: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.sampled_from([0, 8, "EchoRequest"]).map(lambda t: {"family": "IPv4", "type": t}),
+    st.sampled_from([128, "EchoReply"]).map(lambda t: {"family": "IPv6", "type": t}),
 )
 
 
