@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fimbria.agent.node import CT_NEW
+
 if TYPE_CHECKING:
     from fimbria.agent.agent import Agent
 
@@ -29,6 +31,7 @@ def lines(agent: Agent) -> list[Line]:
         _line("Masquerading", "Disabled", requested="Disabled"),
         _policy(agent),
         _conntrack(agent),
+        _maps(agent),
         _controllers(agent),
         _line("Encryption", "Disabled"),
     ]
@@ -132,11 +135,26 @@ def _policy(agent: Agent) -> Line:
 
 
 def _conntrack(agent: Agent) -> Line:
-    last = agent.collector.last
+    collector = agent.collector
+    half_open = collector.tables.get(CT_NEW)
+    opening = half_open.left if half_open else 0
     text = (
-        f"{last.entries} entries, {last.deleted} collected, next in {agent.collector.interval:g} s"
+        f"{collector.last.left} connections, {opening} of them half-open; "
+        f"{collector.last.deleted} collected, next in {collector.interval:g} s"
     )
     return _line("Conntrack", text)
+
+
+def _maps(agent: Agent) -> Line:
+    """How full the tables are; a failure if something had no room."""
+    pressure = agent.pressure
+    missing, alarms = pressure.missing(), [fill.text() for fill in pressure.alarms]
+    if missing or alarms:
+        return _line("BPF maps", "; ".join([*missing, *alarms]), FAILURE if missing else WARNING)
+    fullest = max(pressure.fills.values(), key=lambda fill: fill.share, default=None)
+    return _line(
+        "BPF maps", f"Ok   fullest: {fullest.name} {fullest.share:.0%}" if fullest else "Ok"
+    )
 
 
 def _controllers(agent: Agent) -> Line:
