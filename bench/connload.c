@@ -16,11 +16,13 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -70,26 +72,15 @@ static void watch(int poll, int fd, uint32_t events)
 		epoll_ctl(poll, EPOLL_CTL_ADD, fd, &e);
 }
 
-static int serve(int first, int ports)
+/* A port's own process: a process may have few files where limits are hard. */
+static void answer(int listener)
 {
-	int poll = epoll_create1(0), listeners[64], one = 1;
+	int poll = epoll_create1(0);
 	struct epoll_event events[EVENTS];
 	char buffer[64];
 
-	for (int i = 0; i < ports && i < 64; i++) {
-		struct sockaddr_in any = { .sin_family = AF_INET, .sin_port = htons(first + i) };
-
-		listeners[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-		setsockopt(listeners[i], SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-		if (bind(listeners[i], (struct sockaddr *)&any, sizeof(any)) ||
-		    listen(listeners[i], 65535)) {
-			perror("connload serve");
-			return 1;
-		}
-		watch(poll, listeners[i], EPOLLIN);
-	}
-	printf("ready\n");
-	fflush(stdout);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	watch(poll, listener, EPOLLIN);
 	for (;;) {
 		int n = epoll_wait(poll, events, EVENTS, -1);
 
@@ -97,7 +88,7 @@ static int serve(int first, int ports)
 			int fd = events[i].data.fd, fresh;
 			ssize_t got;
 
-			if (fd >= listeners[0] && fd <= listeners[ports - 1]) {
+			if (fd == listener) {
 				while ((fresh = accept4(fd, NULL, NULL, SOCK_NONBLOCK)) >= 0)
 					watch(poll, fresh, EPOLLIN);
 				continue;
@@ -109,6 +100,30 @@ static int serve(int first, int ports)
 				close(fd);
 		}
 	}
+}
+
+static int serve(int first, int ports)
+{
+	int one = 1;
+
+	for (int i = 0; i < ports; i++) {
+		struct sockaddr_in any = { .sin_family = AF_INET, .sin_port = htons(first + i) };
+		int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+
+		setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+		if (bind(listener, (struct sockaddr *)&any, sizeof(any)) ||
+		    listen(listener, 65535)) {
+			perror("connload serve");
+			return 1;
+		}
+		if (!fork())
+			answer(listener);
+		close(listener);
+	}
+	printf("ready\n");
+	fflush(stdout);
+	pause();
+	return 0;
 }
 
 /* Waits until every one of `fds` that is not -1 is ready; those with errors become -1. */
@@ -302,8 +317,10 @@ static int flood(const char *target, int port, int wanted, int seconds)
 
 int main(int argc, char **argv)
 {
-	struct rlimit files = { 1 << 18, 1 << 18 };
+	struct rlimit files;
 
+	getrlimit(RLIMIT_NOFILE, &files);
+	files.rlim_cur = files.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &files);
 	if (argc == 4 && !strcmp(argv[1], "serve"))
 		return serve(atoi(argv[2]), atoi(argv[3]));
