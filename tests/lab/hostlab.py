@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ CONFIG = {"enable-host-firewall": "true"}
 PATH = "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies"
 
 SERVE = """
-import select, socket, sys
+import select, socket, sys, threading
 listeners = []
 for port in map(int, sys.argv[1:]):
     for family, any in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
@@ -29,14 +30,21 @@ for port in map(int, sys.argv[1:]):
         one.bind((any, port))
         one.listen(64)
         listeners.append(one)
+def serve(connection):
+    with connection:
+        try:
+            connection.sendall(b"hello")
+            while data := connection.recv(4096):
+                connection.sendall(data)
+        except OSError:
+            pass
 print("ready", flush=True)
 while True:
     ready, _, _ = select.select([*listeners, sys.stdin], [], [])
     if sys.stdin in ready:
         break
     for one in ready:
-        with one.accept()[0] as connection:
-            connection.sendall(b"hello")
+        threading.Thread(target=serve, args=one.accept()[:1], daemon=True).start()
 """
 
 CONNECT = """
@@ -48,14 +56,52 @@ except TimeoutError:
     sys.exit(3)
 """
 
-ECHO = """
+SESSION = """
 import socket, sys
-one = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5)
-print("open", flush=True)
-one.settimeout(0.2)
-for line in sys.stdin:
-    one.sendall(line.encode())
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60) as s:
+    s.recv(5)
+    print("open", flush=True)
+    for line in sys.stdin:
+        s.sendall(line.encode())
+        got = b""
+        while len(got) < len(line):
+            got += s.recv(4096)
+        print(got.decode().strip(), flush=True)
 """
+
+
+class Session:
+    """A connection that lasts, like a login's: what is typed comes back."""
+
+    def __init__(self, netns: str, address: str, port: int) -> None:
+        self.process = subprocess.Popen(
+            ["nsenter", f"--net={netns}", sys.executable, "-c", SESSION, address, str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "open\n"
+
+    def type(self, word: str) -> None:
+        """Send a word."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+
+    def comes_back(self, word: str, seconds: float) -> bool:
+        """Whether the word that was typed comes back within a time."""
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        if not ready:
+            return False
+        assert self.process.stdout.readline() == f"{word}\n"
+        return True
+
+    def close(self) -> None:
+        """End it, answered or not."""
+        self.process.kill()
+        self.process.communicate()
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from fimbria.sources.resources import NODES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+from fimbria.agent.trials import Trials
     from aiohttp import web
 
     from fimbria.agent.convert import CepRow
@@ -83,6 +84,7 @@ class Agent:
         self.publisher = EndpointPublisher(client, self._endpoint_object)
         self.statuses = PolicyStatusPublisher(client, config.node_name, clock.wall)
         self.views = Views(self, settings)
+        self.trials = Trials(self.cluster, self.applier, client, clock, self._state_dir)
         self.api = api.Api(self.views, Cni(self.node, self.endpoints, self.lifecycle))
         self._dirty_pods: set[int] = set()
         self._tie()
@@ -104,6 +106,7 @@ class Agent:
         self.cluster.references.judged = self.statuses.report
         self.cluster.endpoints = lambda: [endpoint.file for endpoint in self.endpoints]
         self.cluster.own_node_changed = self._own_node_changed
+        self.trials.trigger = add("policy-trial", self.trials.expire).trigger
         self.cluster.own_endpoints_changed = self._own_endpoints_changed
         self.collector.after = self._collected
         self.lifecycle.changed = self._endpoint_changed
@@ -137,6 +140,7 @@ class Agent:
             self.controllers.add("check-maps", self.applier.check, CHECK_INTERVAL)
             self.controllers.add("retry-policies", self.cluster.retry_policies, RETRY_INTERVAL)
             self.controllers.add("map-pressure", self.pressure.run, pressure.INTERVAL)
+            self.trials.restore()
             self._pace_collection()
             await asyncio.Event().wait()
 

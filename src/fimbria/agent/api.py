@@ -83,6 +83,10 @@ class Api:
         app.router.add_patch("/v1/endpoint/{name:.+}/config", self._configure)
         app.router.add_get("/v1/policy/wait", self._wait)
         app.router.add_post("/v1/policy/resolve", self._resolve)
+        app.router.add_put("/v1/policy/objects", self._apply)
+        app.router.add_put("/v1/policy/trial", self._try)
+        app.router.add_post("/v1/policy/trial/confirm", self._confirm)
+        app.router.add_delete("/v1/policy/trial", self._roll_back)
         app.router.add_get("/v1/monitor", self._monitor)
         app.router.add_post("/v1/cni", self._cni_call)
         return app
@@ -98,6 +102,18 @@ class Api:
 
     async def _resolve(self, request: web.Request) -> web.Response:
         return _json(self._views.resolve(await _body(request)))
+
+    async def _apply(self, request: web.Request) -> web.Response:
+        return _json(await self._views.trials.apply(await _body(request)))
+
+    async def _try(self, request: web.Request) -> web.Response:
+        return _json(await self._views.trials.begin(await _body(request)))
+
+    async def _confirm(self, _: web.Request) -> web.Response:
+        return _json(await self._views.trials.confirm())
+
+    async def _roll_back(self, _: web.Request) -> web.Response:
+        return _json(await self._views.trials.rollback())
 
     async def _monitor(self, request: web.Request) -> web.StreamResponse:
         monitor = self.monitor

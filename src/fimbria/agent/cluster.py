@@ -86,7 +86,7 @@ class Cluster:
         server = frozenset(convert.packed(text) for text in client.addresses)
         self.state = ClusterState(config.node_name, _node_config(config, server))
         self.host_ports = HostPorts(config, self.state, (server, client.server[1]))
-        self.policies = Intake(self.state, self._parse)
+        self.policies = Intake(self.state, self.parse)
         self.policies.guards.append(self.host_ports.guard)
         self.references = References(self.state)
         self.revision = 1
@@ -309,10 +309,14 @@ class Cluster:
     def _took(self, changed: bool) -> None:
         """What policies say has changed: that is a new revision."""
         if self._guard_again() or changed:
-            self.revision += 1
-            self._revised.set()
-            self._revised = asyncio.Event()
-            self.dirty()
+            self.revise()
+
+    def revise(self) -> None:
+        """Make a new revision of what policies say, and have it applied."""
+        self.revision += 1
+        self._revised.set()
+        self._revised = asyncio.Event()
+        self.dirty()
 
     def _guard_again(self) -> bool:
         """Look at the policies about nodes again; return whether another set is in force now."""
@@ -328,7 +332,8 @@ class Cluster:
         if self.policies.retry():
             self.dirty()
 
-    def _parse(self, document: Document, kind: str) -> Policy:
+    def parse(self, document: Document, kind: str) -> Policy:
+        """Return the policy of an object; PolicyError if it has no name."""
         return parse_policy(
             document,
             kind,

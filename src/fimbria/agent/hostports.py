@@ -23,7 +23,7 @@ from fimbria.model.policy import FORCE_ANNOTATION, TCP, UDP, Protocol
 from fimbria.model.semantics import End, Mode, Question, Reason, selecting, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fimbria.compile.state import ClusterState
     from fimbria.model.policy import Policy, PolicyKey, Spec
@@ -70,12 +70,16 @@ class HostPorts:
         self._state = state
         self._addresses, self._port = server
 
-    def guard(self, policy: Policy) -> str:
-        """Return why `policy` may not be taken up beside what is in force, "" if it may."""
+    def guard(self, policy: Policy, with_: Iterable[Policy] = ()) -> str:
+        """Return why `policy` may not be taken up beside what is in force, "" if it may.
+
+        `with_` are others that come at the same time.
+        """
         if policy.forced or not self._concerns(policy):
             return ""
-        beside = [other for other in self._about_this_node() if other.key != policy.key]
-        return self._cut([*beside, policy], policy)
+        coming = {one.key: one for one in (*with_, policy)}
+        beside = {one.key: one for one in self._about_this_node()}
+        return self._cut(list((beside | coming).values()), policy)
 
     def culprits(self) -> Iterator[tuple[PolicyKey, str]]:
         """Yield policies in force that cut a port, each with the reason.

@@ -1,8 +1,9 @@
 """What the agent must remember over its own death, as small JSON files written atomically.
 
-`<state dir>/<endpoint id>/endpoint.json` per endpoint, `<state dir>/node.json` for the node. A file
-is written beside its place, synced, renamed, and its folder synced: after a crash there is the old
-one or the new one. An endpoint's file has a copy, because a pod without it would lose its network.
+`<state dir>/<endpoint id>/endpoint.json` per endpoint, `<state dir>/node.json` for the node and
+`trial.json` for policies on trial. A file is written beside its place, synced, renamed, and its
+folder synced: after a crash there is the old one or the new one. An endpoint's file has a copy,
+because a pod without it would lose its network.
 A file that cannot be read is named and moved aside (`*.malformed`), and the others are used.
 """
 
@@ -12,7 +13,7 @@ import contextlib
 import logging
 import os
 import shutil
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 ENDPOINT_FILE = "endpoint.json"
 NODE_FILE = "node.json"
+TRIAL_FILE = "trial.json"
 COPY = ".copy"
 MALFORMED = ".malformed"
 
@@ -65,7 +67,18 @@ class NodeFile(msgspec.Struct, frozen=True, kw_only=True):
     overrides: dict[str, str] = {}
 
 
-S = TypeVar("S", EndpointFile, NodeFile)
+class TrialFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial as it is remembered. `deadline` is CLOCK_BOOTTIME in seconds, `until` jiffies."""
+
+    format: int = FORMAT
+    boot_id: str
+    deadline: float
+    until: int
+    confirmed: bool = False
+    documents: list[dict[str, Any]]
+
+
+S = TypeVar("S", EndpointFile, NodeFile, TrialFile)
 
 
 def write(path: Path, value: msgspec.Struct) -> None:

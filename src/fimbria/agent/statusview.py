@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fimbria.agent.held import Standing
 from fimbria.agent.node import CT_NEW
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ def lines(agent: Agent) -> list[Line]:
         _devices(agent),
         _line("Masquerading", "Disabled", requested="Disabled"),
         _policy(agent),
+        *_trial(agent),
+        *_references(agent),
+        _cidr_match(agent),
         _conntrack(agent),
         _maps(agent),
         _controllers(agent),
@@ -55,7 +59,11 @@ def _kubernetes(agent: Agent) -> Line:
 
 def _apis(agent: Agent) -> Line:
     kinds = sorted(f"{r.resource.api_version}::{r.resource.kind}" for r in agent.watches.all)
-    return _line("Kubernetes APIs", f"[{', '.join(kinds)}]")
+    absent = agent.watches.absent()
+    text = f"[{', '.join(kind for kind in kinds if kind not in absent)}]"
+    if absent:
+        text += f", the API server has no {', '.join(absent)}"
+    return _line("Kubernetes APIs", text)
 
 
 def _host_firewall(agent: Agent) -> Line:
@@ -125,13 +133,49 @@ def _devices(agent: Agent) -> Line:
 
 
 def _policy(agent: Agent) -> Line:
-    cluster = agent.cluster
-    refused = [one for one in agent.policy.policies() if one["reason"]]
-    text = f"{agent.config.enable_policy}, revision {cluster.revision}"
-    if refused:
-        names = ", ".join(f"{one['namespace']}/{one['name']}".lstrip("/") for one in refused[:3])
-        return _line("Policy", f"{text}, {len(refused)} refused: {names}", WARNING)
-    return _line("Policy", text)
+    """Tell how many policies there are, and name those that are not simply enforced."""
+    text = f"{agent.config.enable_policy}, revision {agent.cluster.revision}"
+    if agent.config.policy_audit_mode:
+        text += ", audit mode: everything passes"
+    policies = agent.policy.policies()
+    if policies:
+        text += f", {len(policies)} policies"
+    state = OK
+    for standing in Standing:
+        named = [one for one in policies if one["status"] == standing]
+        if standing is Standing.ENFORCED or not named:
+            continue
+        names = ", ".join(f"{one['namespace']}/{one['name']}".lstrip("/") for one in named[:3])
+        more = ", …" if len(named) > 3 else ""
+        text += f", {len(named)} {standing}: {names}{more}"
+        if standing is not Standing.AUDITED:
+            state = WARNING
+    return _line("Policy", text, state)
+
+
+def _references(agent: Agent) -> list[Line]:
+    """Name the CIDR groups that stay as they were because they cannot be read."""
+    wrong = agent.cluster.references.unreadable
+    if not wrong:
+        return []
+    names = "; ".join(f"{name}: {why}" for name, why in sorted(wrong.items())[:3])
+    return [_line("CIDR groups", f"{len(wrong)} cannot be read: {names}", WARNING)]
+
+
+def _cidr_match(agent: Agent) -> Line:
+    requested = ", ".join(agent.config.policy_cidr_match_mode) or "the world only"
+    effective = ", ".join(sorted(agent.cluster.state.config.cidr_match)) or "the world only"
+    return _line("Policy CIDR match", effective, requested=requested)
+
+
+def _trial(agent: Agent) -> list[Line]:
+    """Policies on trial, while there are some: somebody must do something about them."""
+    trial = agent.trials.document()
+    if trial is None:
+        return []
+    names = ", ".join(f"{one['namespace']}/{one['name']}".lstrip("/") for one in trial["policies"])
+    text = f"{names}, {trial['seconds-left']:.0f} s left: fimbria policy confirm or rollback"
+    return [_line("Policy trial", text, WARNING)]
 
 
 def _conntrack(agent: Agent) -> Line:

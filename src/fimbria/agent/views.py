@@ -22,6 +22,7 @@ from fimbria.sources import config
 if TYPE_CHECKING:
     from fimbria.agent.agent import Agent
     from fimbria.agent.endpoints import Endpoint
+    from fimbria.agent.trials import Trials
     from fimbria.datapath.abi import Event
     from fimbria.sources.config import Settings
 
@@ -39,6 +40,11 @@ class Views:
         self._settings = settings
         self._names = _Names(agent)
         self._start = agent.node.clock.wall() - agent.node.clock.monotonic()
+
+    @property
+    def trials(self) -> Trials:
+        """Return the policies on trial."""
+        return self._agent.trials
 
     def status(self) -> Document:
         """Return `GET /v1/healthz`."""
@@ -147,6 +153,7 @@ class Views:
         return {
             "revision": self._agent.cluster.revision,
             "policies": self._agent.policy.policies(),
+            "trial": self._agent.trials.document(),
         }
 
     def selectors(self) -> list[Document]:

@@ -50,9 +50,17 @@ class AgentClient:
         """Return the decoded JSON body of `GET path`."""
         return self._request("GET", path, query, None, TIMEOUT)
 
-    def post(self, path: str, body: object) -> Any:
+    def post(self, path: str, body: object, timeout: float = TIMEOUT) -> Any:
         """Return the decoded JSON body of `POST path` with `body` as JSON."""
-        return self._request("POST", path, None, json.dumps(body).encode(), TIMEOUT)
+        return self._request("POST", path, None, json.dumps(body).encode(), timeout)
+
+    def put(self, path: str, body: object) -> Any:
+        """Return the decoded JSON body of `PUT path` with `body` as JSON."""
+        return self._request("PUT", path, None, json.dumps(body).encode(), TIMEOUT)
+
+    def delete(self, path: str) -> Any:
+        """Return the decoded JSON body of `DELETE path`."""
+        return self._request("DELETE", path, None, None, TIMEOUT)
 
     def patch(self, path: str, body: object) -> Any:
         """Return the decoded JSON body of `PATCH path` with `body` as JSON."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fimbria.cli import policy_change
 from fimbria.cli.client import NoAnswer
 from fimbria.cli.documents import part, rows
 from fimbria.cli.errors import CliError
@@ -29,7 +30,8 @@ def group() -> None:
     """Policies, their selectors, and why they decide."""
 
 
-group.add_command(evaluate)
+for _command in (evaluate, policy_change.apply, policy_change.confirm, policy_change.rollback):
+    group.add_command(_command)
 
 
 @group.command("get")
@@ -41,7 +43,13 @@ def get_policies(target: Target, form: Format, name: str | None) -> None:
     emit(
         form,
         document,
-        lambda: f"{json.dumps(document['policies'], indent=2)}\nRevision: {document['revision']}",
+        lambda: "\n".join(
+            [
+                json.dumps(document["policies"], indent=2),
+                f"Revision: {document['revision']}",
+                *_trial(document),
+            ]
+        ),
     )
 
 
@@ -265,6 +273,11 @@ def selector_table(documents: Sequence[dict[str, Any]]) -> Table:
             "\n".join(str(number) for number in rows(one, "identities")),
         )
     return table
+
+
+def _trial(document: dict[str, Any]) -> list[str]:
+    trial = document.get("trial")
+    return [policy_change.trial_text(trial)] if trial else []
 
 
 def _policies(target: Target, name: str | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from functools import cache
+from pathlib import Path
 
 from fimbria.kernel.errors import BpfError
 
@@ -65,6 +66,14 @@ class SystemClock:
     def wall(self) -> float:
         """Seconds since 1970, UTC."""
         return time.time()
+
+    def boottime(self) -> float:
+        """Seconds since this boot, those asleep included."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def boot_id(self) -> str:
+        """What names this boot."""
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def jiffies(self) -> int:
         """The kernel's tick counter, 64 bit."""
