@@ -5,18 +5,17 @@
                └─ cannot be enforced: what it selects is closed (model.policy_parse)
 
 What does not fit is put back within the same step, so that the maps do not change at all; it is
-tried again when any policy changes, and from time to time. Which of several policies that together
-do not fit is left out depends on the objects alone: the youngest, by creationTimestamp and name.
+tried again when any policy changes, and from time to time. The version that stays is remembered
+over the agent's death. Which of several policies that together do not fit is left out depends on
+the objects alone: the youngest, by creationTimestamp and name.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from fimbria.agent.objects import Judgement
+from fimbria.agent.held import Held
 from fimbria.model.policy import PolicyError, PolicyKey
 
 if TYPE_CHECKING:
@@ -31,84 +30,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Standing(StrEnum):
-    """How an object is dealt with."""
-
-    ENFORCED = "enforced"
-    PENDING = "pending"
-    """Enforced, but for parts that nothing can do yet: their traffic is denied."""
-    AUDITED = "audited"
-    """Judged and reported, not enforced."""
-    REFUSED = "refused"
-    """Cannot be enforced: what it selects is closed."""
-    NOT_APPLIED = "not applied"
-    """Not taken up by this node: what was in force before, or nothing, stays."""
-
-
-@dataclass(slots=True)
-class Held:
-    """An object of the API. `policy` None: it cannot even be named; `error` says why.
-
-    `withheld`: why this version is not in force, "" if it is.
-    """
-
-    key: PolicyKey
-    resource: Resource[Document]
-    document: Document
-    policy: Policy | None = None
-    error: str = ""
-    withheld: str = ""
-    told: Judgement | None = None
-    """What was last told of it."""
-
-    @property
-    def refusal(self) -> str:
-        """Return field and reason if the object cannot be enforced, "" otherwise."""
-        if self.policy is None or self.policy.refusal is None:
-            return self.error
-        return ": ".join(part for part in self.policy.refusal if part)
-
-    @property
-    def pending(self) -> tuple[str, ...]:
-        """Return "field: reason" of each part that is denied until something can do it."""
-        return tuple(f"{path}: {why}" for path, why in self.policy.pending) if self.policy else ()
-
-    @property
-    def standing(self) -> Standing:
-        """Return how it is dealt with."""
-        if self.withheld:
-            return Standing.NOT_APPLIED
-        if self.refusal:
-            return Standing.REFUSED
-        if self.policy is not None and self.policy.audit:
-            return Standing.AUDITED
-        return Standing.PENDING if self.pending else Standing.ENFORCED
-
-    @property
-    def reason(self) -> str:
-        """Return why it is not simply enforced."""
-        return self.withheld or self.refusal or "; ".join(self.pending)
-
-    def judgement(self) -> Judgement:
-        """Return what its status should say."""
-        return Judgement(self.refusal, self.pending, self.withheld)
-
-    @property
-    def age(self) -> tuple[str, PolicyKey]:
-        """Return what sorts objects from the oldest to the youngest."""
-        return str(self.document["metadata"].get("creationTimestamp", "")), self.key
-
-
 class Intake:
     """Takes up policy objects. `parse` raises PolicyError for what cannot be named.
 
     `guards` give a reason not to take up a policy, "" for none; `judged` is told of each object
-    once what was decided about it is in force.
+    once what was decided about it is in force; `remember` is given all documents that are in force
+    in place of newer ones, whenever they change.
     """
 
     def __init__(self, state: ClusterState, parse: Callable[[Document, str], Policy]) -> None:
         self.guards: list[Callable[[Policy], str]] = []
         self.judged: Callable[[Held], None] = lambda held: None
+        self.remember: Callable[[list[Document]], None] = lambda documents: None
         self._state = state
         self._parse = parse
         self._held: dict[PolicyKey, Held] = {}
@@ -116,6 +49,20 @@ class Intake:
         """What is being compiled, with the version that was in force before."""
         self._unfit: set[PolicyKey] = set()
         self._unreported: set[PolicyKey] = set()
+        self._kept: dict[PolicyKey, tuple[Document, Policy]] = {}
+        """What was remembered, until the API has told of the object."""
+        self._remembered: list[Document] = []
+
+    def restore(self, documents: Sequence[Document]) -> None:
+        """Take up what was remembered: it is in force until something newer can be."""
+        self._remembered = list(documents)
+        for document in documents:
+            try:
+                policy = self._parse(document, str(document.get("kind")))
+            except PolicyError as error:
+                log.warning("a remembered policy left out: %s", error)
+                continue
+            self._kept[policy.key] = document, policy
 
     def __iter__(self) -> Iterator[Held]:
         return iter([self._held[key] for key in sorted(self._held)])
@@ -155,6 +102,7 @@ class Intake:
             held = self._held[key] = Held(key, resource, document, error=str(error))
             self._tell(held)
             return changed
+        self._begin(key, document)
         old = self._held.get(key)
         if old is not None and old.policy == policy:
             # Only its status, or something else that says nothing, has changed.
@@ -174,6 +122,12 @@ class Intake:
             return False
         self._try(key, policy)
         return True
+
+    def _begin(self, key: PolicyKey, document: Document) -> None:
+        """Put the remembered version of an object in force, if it is still the same object."""
+        kept, policy = self._kept.pop(key, (None, None))
+        if kept is not None and policy is not None and _uid(kept) == _uid(document):
+            self._state.policies.put(key, policy)
 
     def ask_again(self) -> bool:
         """Ask the guards about what they kept out: what they look at has changed."""
@@ -269,11 +223,27 @@ class Intake:
                 held.withheld = ""
                 log.info("%s fits now", key)
             self._tell(held)
+        self._remember()
+
+    def _remember(self) -> None:
+        rows = self._state.policies
+        kept = [
+            dict(rows[key].document)
+            for key, held in sorted(self._held.items())
+            if held.withheld and key in rows
+        ]
+        if kept != self._remembered:
+            self._remembered = kept
+            self.remember(kept)
 
     def _tell(self, held: Held) -> None:
         if held.told != held.judgement():
             held.told = held.judgement()
             self.judged(held)
+
+
+def _uid(document: Document) -> object:
+    return document["metadata"].get("uid")
 
 
 def _generation(document: Document) -> object:

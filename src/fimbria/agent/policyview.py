@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from fimbria.agent.intake import Standing
+from fimbria.agent.held import Standing
 from fimbria.agent.objects import Enforcement
 from fimbria.agent.shadows import Shadows
 from fimbria.analysis.explain import explain_rule
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fimbria.agent.apply import Applier
     from fimbria.agent.cluster import Cluster
     from fimbria.agent.endpoints import Endpoints
-    from fimbria.agent.intake import Held
+    from fimbria.agent.held import Held
     from fimbria.compile.state import Node
     from fimbria.model.labels import Labels
     from fimbria.model.policy import PolicyKey
@@ -145,6 +145,9 @@ class PolicyView:
         found = self.rule(event.rule) if event.rule else None
         if found is not None:
             return found
+        if event.type == EventType.POLICY_VERDICT and event.verdict >= 0:
+            return {"rule": 0, "kind": "", "namespace": "", "name": "", "path": "",
+                    "text": "nothing is enforced"}  # fmt: skip
         compiler = self._applier.compiler
         selecting = compiler.policies.selecting(event.source) if compiler else []
         names = ", ".join(f"{key} ({path})" for key, path in selecting)

@@ -30,7 +30,7 @@ from fimbria.sources.resources import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fimbria.agent.intake import Held
+    from fimbria.agent.held import Held
     from fimbria.model.policy import PolicyKey
     from fimbria.sources.kube import KubeClient
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fimbria.agent.intake import Held
+from fimbria.agent.held import Held
 from fimbria.model.groups import read_group
 from fimbria.model.policy import PolicyError, PolicyKey
 from fimbria.model.services import read_service, service_of

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fimbria.agent.intake import Held, Intake, Standing
+from fimbria.agent import keptpolicies
+from fimbria.agent.held import Held, Standing
+from fimbria.agent.intake import Intake
 from fimbria.compile.ids import Ids
 from fimbria.compile.node import Compiler
 from fimbria.compile.state import ClusterState, LocalEndpoint, NodeConfig
@@ -14,6 +16,10 @@ from fimbria.model.policy import Policy, PolicyKey
 from fimbria.model.policy_parse import parse_policy
 from fimbria.sources.reflector import Change
 from fimbria.sources.resources import CILIUM_NETWORK_POLICIES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 LIMIT = 20
 CNP = "CiliumNetworkPolicy"
@@ -26,10 +32,13 @@ def parse(document: dict[str, Any], kind: str) -> Policy:
 class Node:
     """An intake, a compiler with maps of LIMIT entries, and one pod that all policies select."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: Sequence[dict[str, Any]] = ()) -> None:
         self.state = ClusterState("node", NodeConfig(policy_map_max=LIMIT))
         self.intake = Intake(self.state, parse)
         self.told: list[tuple[str, str]] = []
+        self.remembered: list[dict[str, Any]] = []
+        self.intake.remember = lambda documents: setattr(self, "remembered", documents)
+        self.intake.restore(remembered)
         self.intake.judged = lambda held: self.told.append((held.key.name, str(held.standing)))
         labels = ("k8s:a=b", "k8s:io.kubernetes.pod.namespace=default")
         self.state.identities.put(300, labels)
@@ -156,6 +165,42 @@ def test_trying_again_in_vain_is_silent(node: Node) -> None:
     assert node.apply() == 0
     assert node.told == []
     assert node.standing("b") is Standing.NOT_APPLIED
+
+
+def test_the_old_version_survives_a_restart(node: Node, tmp_path: Path) -> None:
+    """The next agent has it in force though the API has the new one only; until that fits."""
+    node.put(policy("a", 5))
+    node.put(policy("a", LIMIT * 2))
+    path = tmp_path / "state" / keptpolicies.FILE
+    keptpolicies.save(path, node.remembered)
+    later = Node(keptpolicies.load(path))
+    later.put(policy("a", LIMIT * 2))
+    assert later.state.policies[PolicyKey(CNP, "default", "a")] == parse(policy("a", 5), CNP)
+    assert "the version before stays" in later.held("a").reason
+    later.put(policy("a", 6))
+    assert later.remembered == []
+    keptpolicies.save(path, later.remembered)
+    assert keptpolicies.load(path) == []
+
+
+def test_another_object_of_the_name_begins_anew(node: Node) -> None:
+    """What is remembered of an object that is gone holds for no other."""
+    node.put(policy("a", 5))
+    node.put(policy("a", LIMIT * 2))
+    later = Node(node.remembered)
+    other = policy("a", LIMIT * 2)
+    other["metadata"]["uid"] = "another"
+    later.put(other)
+    assert len(later.state.policies) == 0
+    assert later.remembered == []
+
+
+def test_a_damaged_memory_is_none(tmp_path: Path) -> None:
+    """A malformed file, or one of another format, is as if there were none."""
+    path = tmp_path / keptpolicies.FILE
+    for text in ('{"documents": 1}', "nothing", '{"format": 9, "documents": [{}]}'):
+        path.write_text(text)
+        assert keptpolicies.load(path) == []
 
 
 def test_what_cannot_be_enforced_closes(node: Node) -> None:
