@@ -13,7 +13,14 @@ from fimbria.analysis.peertext import whom_text
 from fimbria.compile.delta import IPCACHE
 from fimbria.compile.ids import BUILT_IN
 from fimbria.compile.ipcache import key as ipcache_key
-from fimbria.datapath.abi import Event, Identity, IpcacheInfo, PolicyFlags, PolicyInfo
+from fimbria.datapath.abi import (
+    Event,
+    EventType,
+    Identity,
+    IpcacheInfo,
+    PolicyFlags,
+    PolicyInfo,
+)
 from fimbria.datapath.lookup import ipcache_lookup
 from fimbria.model.policy import Tier
 
