@@ -8,7 +8,16 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fimbria.agent import api, cniconf, deletequeue, metrics, objects, pressure, statefiles
+from fimbria.agent import (
+    api,
+    cniconf,
+    deletequeue,
+    keptpolicies,
+    metrics,
+    objects,
+    pressure,
+    statefiles,
+)
 from fimbria.agent.apply import Applier
 from fimbria.agent.cluster import Cluster
 from fimbria.agent.cni import Cni
@@ -103,6 +112,9 @@ class Agent:
         self.cluster.pods_changed = self._pods_changed
         self.cluster.identities_lost = self._recreate.trigger
         self.cluster.policies.judged = self.statuses.report
+        kept = self._state_dir / keptpolicies.FILE
+        self.cluster.policies.restore(keptpolicies.load(kept))
+        self.cluster.policies.remember = lambda documents: keptpolicies.save(kept, documents)
         self.cluster.references.judged = self.statuses.report
         self.cluster.endpoints = lambda: [endpoint.file for endpoint in self.endpoints]
         self.cluster.own_node_changed = self._own_node_changed
