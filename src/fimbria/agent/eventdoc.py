@@ -2,7 +2,8 @@
 
 The form is that of `GET /v1/monitor`: the fields of `struct event`, with `reason`, `point`,
 `ct_state`, `match`, `action`, `direction` and `tcp_flags` as words, addresses as text, and
-`interface`, `src_pod`, `dst_pod`, `src_labels`, `dst_labels`, `explanation` from the agent.
+`interface`, `src_pod`, `dst_pod`, `src_labels`, `dst_labels`, `explanation` from the agent. A
+verdict of a shadow policy, which differs from what was done, has `shadow`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ MATCHES = {
     PolicyMatch.PROTO_ONLY: "Proto-Only",
 }
 TCP_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
-POLICY_REASONS = (DropReason.POLICY, DropReason.POLICY_DENY)
+POLICY_REASONS = (DropReason.POLICY, DropReason.POLICY_DENY, DropReason.NO_PROXY)
 
 
 class Names(Protocol):
@@ -119,6 +120,10 @@ def document(event: Event, names: Names, wall: Callable[[int], float]) -> dict[s
         found["match"] = MATCHES.get(_enum(PolicyMatch, event.match), event.match)
         found["action"] = action(event)
         found["verdict"] = event.verdict
+        if event.flags & EventFlags.SHADOW:
+            found["shadow"] = True
+        if event.verdict > 0:
+            found["proxy_port"] = event.verdict
         found["explanation"] = names.rule(event)
         if event.verdict < 0:
             found["reason"] = reason(-event.verdict)

@@ -95,8 +95,16 @@ def entry_text(key: PolicyKey, entry: PolicyEntry) -> str:
     """Return a policy map's entry as one line: `ingress identity 5 TCP 80/16 -> allow, rule 17`."""
     direction = "egress" if key.shape & PolicyShape.EGRESS else "ingress"
     peer = f"identity {key.identity}" if key.identity else "any identity"
-    action = "deny" if entry.flags & PolicyEntryFlags.DENY else "allow"
-    return f"{direction} {peer} {ports_text(key)} -> {action}, rule {entry.rule_id}"
+    return f"{direction} {peer} {ports_text(key)} -> {action_text(entry)}, rule {entry.rule_id}"
+
+
+def action_text(entry: PolicyEntry) -> str:
+    """Return what an entry does: `allow`, `deny`, `pass`, `redirect to port 10080`."""
+    if entry.flags & PolicyEntryFlags.DENY:
+        return "deny"
+    if entry.flags & PolicyEntryFlags.PASS:
+        return "pass"
+    return f"redirect to port {entry.proxy_port}" if entry.proxy_port else "allow"
 
 
 def ports_text(key: PolicyKey) -> str:
@@ -120,5 +128,5 @@ def hit_text(hit: Hit) -> str:
     if not hit.enforced:
         return "nothing is enforced in this direction"
     if hit.key is None or hit.entry is None:
-        return "no entry matches"
+        return "no entry decides, and nothing denies" if hit.allowed else "no entry matches"
     return entry_text(hit.key, hit.entry)

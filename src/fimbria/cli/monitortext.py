@@ -168,8 +168,16 @@ def _verdict(event: Document) -> str:
     return (
         f"Policy verdict log: flow {flow_hash(event):#010x} local EP ID {event.get('source', 0)}, "
         f"remote ID {remote}, proto {event.get('protocol', 0)}, {event.get('direction')}, "
-        f"action {event.get('action')}, auth: disabled, match {event.get('match')}, {packet(event)}"
+        f"action {_action(event)}, auth: disabled, match {event.get('match')}, {packet(event)}"
     )
+
+
+def _action(event: Document) -> str:
+    """Return a verdict's action; what a policy in audit mode would have done is in brackets."""
+    text = str(event.get("action"))
+    if event.get("proxy_port"):
+        text += f" to port {event['proxy_port']}"
+    return f"none (audit mode: {text})" if event.get("shadow") else text
 
 
 def _trace(event: Document) -> str:

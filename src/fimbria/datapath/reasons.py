@@ -1,9 +1,14 @@
-"""What the numbers of drop reasons mean: the words of the Hubble API and of Cilium's monitor."""
+"""What the numbers of drop reasons mean: the words of the Hubble API and of Cilium's monitor.
+
+Beside the drops, the other reasons under which cilium_metrics counts.
+"""
 
 from __future__ import annotations
 
 REASONS = {
     0: "Success",
+    64: "Shadow policy would deny",
+    65: "Shadow policy would allow",
     132: "Invalid source ip",
     133: "Policy denied",
     134: "Invalid packet",

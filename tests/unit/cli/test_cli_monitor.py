@@ -65,6 +65,21 @@ def test_verdict_line() -> None:
     ) in line
 
 
+def test_verdict_of_a_shadow_policy() -> None:
+    """What a policy in audit mode would have done is told apart from what was done."""
+    line = monitortext.event_line({**VERDICT, "shadow": True})
+    assert "action none (audit mode: deny), auth" in line
+
+
+def test_redirect_names_the_proxys_port() -> None:
+    """A redirect says where it goes, also in audit mode."""
+    event = {**VERDICT, "action": "redirect", "verdict": 10080, "proxy_port": 10080}
+    assert "action redirect to port 10080, auth" in monitortext.event_line(event)
+    assert "(audit mode: redirect to port 10080)" in monitortext.event_line(
+        {**event, "shadow": True}
+    )
+
+
 def test_policy_drop_is_a_verdict() -> None:
     """A drop by policy is also the verdict that denied; other drops are not."""
     assert "action deny" in monitortext.event_line(monitortext.as_verdict(DROP))
