@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fimbria.analysis.engine import Engine, JudgesDiffer
+    from fimbria.analysis.engine import Engine, JudgesDiffer, KernelUnavailable
     from fimbria.analysis.flows import Flow, FlowError
     from fimbria.analysis.results import Because, Half, Outcome, Result
     from fimbria.analysis.world import World, from_documents, load
@@ -28,6 +28,7 @@ __all__ = [
     "FlowError",
     "Half",
     "JudgesDiffer",
+    "KernelUnavailable",
     "Outcome",
     "Result",
     "World",
@@ -42,6 +43,7 @@ _PLACES = {
     "FlowError": "flows",
     "Half": "results",
     "JudgesDiffer": "engine",
+    "KernelUnavailable": "engine",
     "Outcome": "results",
     "Result": "results",
     "World": "world",

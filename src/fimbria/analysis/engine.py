@@ -3,9 +3,10 @@
     World ─► Compiler ─► maps ─┐
     Flow ─► two Places ────────┴─► judges ─► Result
 
-Two judges answer: `model` reads the rules one by one (model.semantics), `maps` looks into the
-compiled maps as the kernel does (datapath.lookup). They are the node's own code, so what is said
-here is what a node with these objects does.
+Three judges answer: `model` reads the rules one by one (model.semantics), `maps` looks into the
+compiled maps as the kernel does (datapath.lookup), and `kernel` has the C do it, where there is
+root and a kernel. They are the node's own code, so what is said here is what a node with these
+objects does.
 
     from fimbria.analysis import Engine, load
     engine = Engine(load(["manifests/"]))
@@ -43,13 +44,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from fimbria.analysis.bulk import Bulk
+    from fimbria.analysis.kernel import Kernel
     from fimbria.analysis.world import World
     from fimbria.compile.delta import Problem
     from fimbria.datapath.lookup import Hit
-    from fimbria.model.policy import PolicyKey, Spec
+    from fimbria.model.policy import Policy, PolicyKey, Spec
     from fimbria.model.semantics import Verdict
 
-JUDGES = ("maps", "model", "all")
+JUDGES = ("maps", "model", "kernel", "all")
 
 BATCH = 1 << 15
 """Flows that are looked up together."""
@@ -67,6 +69,10 @@ _REASONS = {
     Reason.REFUSED: Because.REFUSED,
 }
 _SEVERITY = (Outcome.ALLOWED, Outcome.REDIRECTED, Outcome.DENIED)
+
+
+class KernelUnavailable(Exception):
+    """The kernel cannot judge here; the message says why."""
 
 
 class JudgesDiffer(Exception):
@@ -112,8 +118,27 @@ class Engine:
         self.places = Places(world, self.maps, self.state.config.cidr_match)
         self._policies = list(world.policies.values())
         self._context = self.state.context()
+        self._policies_of: dict[int, list[Policy]] = {}
         self._found: dict[str, Place | FlowError] = {}
         self._policed = bool(self._policies) and self.mode is not Mode.NEVER
+
+    @cached_property
+    def judges(self) -> tuple[str, ...]:
+        """The judges that judge "all" asks: every one that is to be had here."""
+        try:
+            self.kernel  # noqa: B018 - asking is finding out
+        except KernelUnavailable:
+            return ("model", "maps")
+        return ("model", "maps", "kernel")
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The C over this world's maps. Raises KernelUnavailable."""
+        try:
+            from fimbria.analysis.kernel import Kernel
+        except (ImportError, OSError) as error:
+            raise KernelUnavailable(f"the kernel cannot judge: {error}") from error
+        return Kernel(self.policy_maps)
 
     @property
     def problems(self) -> Sequence[Problem]:
@@ -129,7 +154,7 @@ class Engine:
         judge = judge or self.judge
         if judge != "all":
             return self._eval(asked, judge)
-        answers = {name: self._eval(asked, name) for name in ("model", "maps")}
+        answers = {name: self._eval(asked, name) for name in self.judges}
         if len({_essence(one) for one in answers.values()}) > 1:
             raise JudgesDiffer(asked, answers)
         return answers["maps"]
@@ -212,11 +237,10 @@ class Engine:
     def halves(
         self, source: Place, destination: Place, protocol: int, port: int, judge: str
     ) -> tuple[Half, Half]:
-        """Return egress and ingress of a packet; `judge` is "model" or "maps"."""
-        ask = self._by_model if judge == "model" else self._by_maps
+        """Return egress and ingress of a packet; `judge` is any of JUDGES but "all"."""
         return (
-            ask(source, destination, Direction.EGRESS, protocol, port),
-            ask(destination, source, Direction.INGRESS, protocol, port),
+            self._half(source, destination, Direction.EGRESS, protocol, port, judge),
+            self._half(destination, source, Direction.INGRESS, protocol, port, judge),
         )
 
     def peer(self, own: Place, other: Place) -> Place:
@@ -225,16 +249,33 @@ class Engine:
             return other
         return replace(other, end=self.places.end(int(Identity.HOST), other.end.net))
 
-    def _by_model(
-        self, own: Place, other: Place, direction: Direction, protocol: int, port: int
+    def _half(
+        self, own: Place, other: Place, direction: Direction, protocol: int, port: int, judge: str
     ) -> Half:
         if not own.unit:
             return self.unpoliced
-        asked = Question(
-            own.own, self.peer(own, other).end, direction, protocol, port, self.mode, self._context
-        )
-        judged = verdict(self._policies, asked)
-        return self._of_verdict(own, direction, judged)
+        peer = self.peer(own, other)
+        if judge == "model":
+            asked = Question(own.own, peer.end, direction, protocol, port, self.mode, self._context)
+            return self._of_verdict(own, direction, verdict(self._about(own), asked))
+        number = endpoint_policy(self.maps, own.unit)
+        seen = Asked(peer.end.identity, direction, protocol, port, peer.cidr)
+        if judge == "kernel":
+            hit = self.kernel.lookup(number, seen)
+        else:
+            hit = policy_lookup(self.policy_maps, number, seen)
+        return self.of_hit(own.unit, direction, hit)
+
+    def _about(self, own: Place) -> list[Policy]:
+        """Return the policies that select an end; the rules are asked of these only."""
+        found = self._policies_of.get(own.unit)
+        if found is None:
+            found = self._policies_of[own.unit] = [
+                policy
+                for policy in self._policies
+                if any(spec.subject.matches(own.own.labels) for spec in policy.specs)
+            ]
+        return found
 
     def _of_verdict(self, own: Place, direction: Direction, judged: Verdict) -> Half:
         if judged.reason is Reason.NO_POLICY:
@@ -247,21 +288,6 @@ class Engine:
             return self.closed(own.unit, direction, None)
         rule = (judged.rules[0].policy, judged.rules[0].path) if judged.rules else None
         return self.half(outcome, reason, rule, None)
-
-    def _by_maps(
-        self, own: Place, other: Place, direction: Direction, protocol: int, port: int
-    ) -> Half:
-        if not own.unit:
-            return self.unpoliced
-        peer = self.peer(own, other)
-        hit = self._lookup(own, peer, direction, protocol, port)
-        return self.of_hit(own.unit, direction, hit)
-
-    def _lookup(
-        self, own: Place, peer: Place, direction: Direction, protocol: int, port: int
-    ) -> Hit:
-        asked = Asked(peer.end.identity, direction, protocol, port, peer.cidr)
-        return policy_lookup(self.policy_maps, endpoint_policy(self.maps, own.unit), asked)
 
     def of_hit(self, unit: int, direction: Direction, hit: Hit) -> Half:
         """Return the half that a lookup in a unit's maps means."""

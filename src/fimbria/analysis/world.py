@@ -108,8 +108,14 @@ class World:
     warnings: tuple[ManifestError, ...] = ()
 
     def replace_policies(self, policies: Iterable[Policy]) -> World:
-        """Return the same world with these policies instead of its own."""
-        return replace(self, policies={policy.key: policy for policy in policies})
+        """Return the same world with these policies instead of its own, of unknown origin."""
+        return replace(self, policies={policy.key: policy for policy in policies}, manifests={})
+
+    def with_policies_of(self, other: World) -> World:
+        """Return the same world with another's policies, and the places where they were written."""
+        return replace(
+            self, policies=other.policies, manifests=other.manifests, warnings=other.warnings
+        )
 
     @cached_property
     def units(self) -> dict[UnitKey, int]:

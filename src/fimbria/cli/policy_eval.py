@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from fimbria.analysis import Engine, Half, Result
     from fimbria.analysis.jsonlines import Answers
 
-JUDGES = ("maps", "model", "all")
+JUDGES = ("maps", "model", "kernel", "all")
 WRONG_INPUT, DIFFERENT = 2, 1
 
 
@@ -44,7 +45,7 @@ def match_modes(ctx: click.Context, parameter: click.Parameter, value: str) -> f
 )  # fmt: skip
 @click.option(
     "--judge", type=click.Choice(JUDGES), default=JUDGES[0], show_default=True,
-    help="Who judges: the compiled maps, the rules as they are written, or both.",
+    help="Who judges: the compiled maps, the rules as written, the kernel (root), or all of them.",
 )  # fmt: skip
 @click.option(
     "--enable-policy", type=click.Choice(["default", "always", "never"]), default="default",
@@ -80,6 +81,7 @@ def evaluate(
         told(world.errors, "error")
         told(world.warnings, "warning")
         told(unfit(engine), "warning")
+        ready(engine)
         answers = Answers(engine)
         write(answers, stream, form)
     where = "<stdin>" if flows == "-" else flows
@@ -94,6 +96,22 @@ def evaluate(
         raise SystemExit(DIFFERENT)
     if answers.failures or world.errors:
         raise SystemExit(WRONG_INPUT)
+
+
+def ready(engine: Engine) -> None:
+    """See to it that the judge is to be had. Raises CliError; "all" without the kernel is told."""
+    from fimbria.analysis import KernelUnavailable
+
+    if engine.judge not in ("kernel", "all"):
+        return
+    try:
+        engine.kernel  # noqa: B018 - asking is finding out
+    except KernelUnavailable as error:
+        if engine.judge == "kernel":
+            raise CliError(
+                f"{error} (it needs root, and the objects that `make build` makes)"
+            ) from error
+        told([f"{error}; only maps and model are compared"], "note")
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def manifests(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("judge", ["maps", "model", "all"])
+@pytest.mark.parametrize("judge", ["maps", "model", pytest.param("kernel", marks=pytest.mark.root)])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]} {row[1]} {row[3]}")
 def test_verdicts(manifests: Path, row: Row, judge: str) -> None:
     """Verdict and both reasons, whoever judges."""
@@ -226,6 +226,20 @@ def test_flows_that_cannot_be(
     assert expected in str(found.value)
 
 
+def test_no_kernel(manifests: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the kernel cannot judge, asking for it alone is an error, and "all" goes without."""
+    monkeypatch.setenv("FIMBRIA_BPF_DIR", str(tmp_path))
+    flow = line("1.2.3.4", "default/web")
+    code, answers, errors = run("-f", str(manifests), "--flows", "-", "--judge", "all", flows=flow)
+    assert (code, len(answers)) == (0, 1)
+    assert any(one.startswith("note: the kernel cannot judge: ") for one in errors)
+    code, answers, errors = run(
+        "-f", str(manifests), "--flows", "-", "--judge", "kernel", flows=flow
+    )
+    assert (code, answers) == (1, [])
+    assert errors[-1].startswith("Error: the kernel cannot judge: ")
+
+
 def run(*arguments: str, flows: str = "") -> tuple[int, list[Any], list[str]]:
     """Exit code, answers and the lines on standard error of `policy eval`."""
     result = CliRunner().invoke(root, ["policy", "eval", *arguments], input=flows)
@@ -274,7 +288,7 @@ def test_many_lines_are_the_same(manifests: Path) -> None:
 def test_good_input(manifests: Path) -> None:
     """Exit code 0 when all could be judged; warnings alone change nothing."""
     code, answers, errors = run(
-        "-f", str(manifests), "--flows", "-", "--judge", "all", flows=line("1.2.3.4", "default/web")
+        "-f", str(manifests), "--flows", "-", flows=line("1.2.3.4", "default/web")
     )
     assert (code, len(answers), len(errors)) == (0, 1, 1)
 

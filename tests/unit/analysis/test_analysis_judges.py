@@ -130,10 +130,30 @@ def test_all_ways_agree(case: Case) -> None:
     world = from_documents(case.documents)
     assert not world.errors
     engine = Engine(world, case.mode, case.match)
+    engine.judges = ("model", "maps")
     asked = flows(world, Random(case.seed))
     bulk = list(engine.bulk.results(asked))
     for flow, found in zip(asked, bulk, strict=True):
         assert str(found) == str(answer(engine, flow))
+
+
+@pytest.mark.root
+@settings(
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
+@given(cases())
+def test_the_kernel_agrees(case: Case) -> None:
+    """The C says the same, and names the same entry."""
+    world = from_documents(case.documents)
+    engine = Engine(world, case.mode, case.match)
+    assert engine.judges == ("model", "maps", "kernel")
+    for flow in flows(world, Random(case.seed), 100):
+        found = answer(engine, flow)
+        if not isinstance(found, FlowError):
+            assert engine.eval(flow, "kernel") == found
 
 
 def answer(engine: Engine, flow: Flow) -> Result | FlowError:
@@ -151,6 +171,7 @@ def test_a_difference_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         document("NetworkPolicy", "networking.k8s.io/v1", "p", "red", spec={"podSelector": {}}),
     ])  # fmt: skip
     engine = Engine(world, judge="all")
+    engine.judges = ("model", "maps")
     monkeypatch.setattr("fimbria.analysis.engine.endpoint_policy", lambda maps, unit: 0)
     with pytest.raises(JudgesDiffer, match=r"entity:world to red/a TCP 80: model says DENIED.*"):
         engine.eval(Flow("entity:world", "red/a", "TCP", 80))
