@@ -31,6 +31,7 @@ from fimbria.agent.node import Node
 from fimbria.agent.overrides import remember, remembered
 from fimbria.agent.policyview import PolicyView
 from fimbria.agent.publish import EndpointPublisher, PolicyStatusPublisher, publish_node
+from fimbria.agent.trials import Trials
 from fimbria.agent.views import Views
 from fimbria.agent.watches import Watches
 from fimbria.controllers import Controllers
@@ -40,7 +41,6 @@ from fimbria.sources.resources import NODES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-from fimbria.agent.trials import Trials
     from aiohttp import web
 
     from fimbria.agent.convert import CepRow
@@ -84,6 +84,7 @@ class Agent:
         self.lifecycle = Lifecycle(
             self.node, self.endpoints, self.cluster, self.identities, self.applier, self._state_dir
         )
+        self.trials = Trials(self.cluster, self.applier, client, clock, self._state_dir)
         self.policy = PolicyView(self.cluster, self.applier, self.endpoints)
         self.collector = Collector(self.node, config.conntrack_gc_interval)
         self.pressure = pressure.Pressure(
@@ -93,7 +94,6 @@ class Agent:
         self.publisher = EndpointPublisher(client, self._endpoint_object)
         self.statuses = PolicyStatusPublisher(client, config.node_name, clock.wall)
         self.views = Views(self, settings)
-        self.trials = Trials(self.cluster, self.applier, client, clock, self._state_dir)
         self.api = api.Api(self.views, Cni(self.node, self.endpoints, self.lifecycle))
         self._dirty_pods: set[int] = set()
         self._tie()
@@ -106,6 +106,7 @@ class Agent:
         self._relabel = add("resolve-identities", self._resolve_identities)
         self._publish_node = add("publish-node", self._publish_own_node)
         self._recreate = add("keep-identities", self.cluster.recreate_identities)
+        self.trials.trigger = add("policy-trial", self.trials.expire).trigger
         self.applier.after = self._applied
         self.applier.controller = add("apply", self.applier.run_once, backoff=0.5)
         self.cluster.dirty = self._dirty
@@ -118,7 +119,6 @@ class Agent:
         self.cluster.references.judged = self.statuses.report
         self.cluster.endpoints = lambda: [endpoint.file for endpoint in self.endpoints]
         self.cluster.own_node_changed = self._own_node_changed
-        self.trials.trigger = add("policy-trial", self.trials.expire).trigger
         self.cluster.own_endpoints_changed = self._own_endpoints_changed
         self.collector.after = self._collected
         self.lifecycle.changed = self._endpoint_changed
@@ -138,6 +138,7 @@ class Agent:
             group.create_task(self.watches.run())
             await self._bring_up(restored)
             await self.watches.synced.wait()
+            self.trials.restore()
             await self._first_reconcile()
             # What is known by now mostly stays: full collections, which stop everything, need not
             # walk it again and again.
@@ -152,7 +153,6 @@ class Agent:
             self.controllers.add("check-maps", self.applier.check, CHECK_INTERVAL)
             self.controllers.add("retry-policies", self.cluster.retry_policies, RETRY_INTERVAL)
             self.controllers.add("map-pressure", self.pressure.run, pressure.INTERVAL)
-            self.trials.restore()
             self._pace_collection()
             await asyncio.Event().wait()
 
