@@ -42,8 +42,8 @@ bench: build ## measure; prints tables, writes build/bench.json
 	@scripts/packages.sh run
 	@$(PY) -m bench $(BENCH_ARGS)
 
-nightly: build ## the slow proofs at full size (three judges: 100,000 cases)
-	@FIMBRIA_CASES=100000 $(PY) -m pytest -q tests/property --timeout 3600 $(PYTEST_ARGS)
+nightly: build ## the slow proofs at full size (three judges: 1,000,000 cases)
+	@FIMBRIA_CASES=1000000 $(PY) -m pytest -q tests/property --timeout 3600 $(PYTEST_ARGS)
 
 soak: build ## kill the agent 20 times under load; 100,000 connections beside a flood
 	@FIMBRIA_KILLS=20 FIMBRIA_LOAD=full $(PY) -m pytest -q tests/lab/test_nothing_lost.py \
