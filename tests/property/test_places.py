@@ -73,7 +73,7 @@ def states(draw: st.DrawFn) -> ClusterState:
             number, LocalEndpoint(number, number, bytes(6), bytes(6), four, six, identity)
         )
     for ip in draw(st.lists(addresses, max_size=3)):
-        state.remote.put(ip, RemoteEndpoint(ip, draw(st.sampled_from([300, 301, 2]))))
+        state.remote.put(ip, RemoteEndpoint(ip, draw(st.sampled_from([300, 301]))))
     return state
 
 

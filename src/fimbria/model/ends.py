@@ -77,8 +77,7 @@ class Places:
     def _net(self, ip: bytes, identity: int) -> Prefix | None:
         """Return what rules by CIDR see of an address."""
         if identity in WORLDS:
-            known = ip in self.local or ip in self.remote
-            if known or any(net.covers(host_prefix(ip)) for net in self.pod_cidrs):
+            if any(net.covers(host_prefix(ip)) for net in self.pod_cidrs):
                 return Prefix(bytes(len(ip)), 0)
             return host_prefix(ip)
         kind = "nodes" if identity in NODES else "pods"
