@@ -52,10 +52,11 @@ spec:
 """
 
 
-def build_tool(folder: Path) -> Path:
-    tool = folder / "netlat"
+def compiled(folder: Path, name: str) -> Path:
+    """One of the tools beside this file, compiled into `folder`."""
+    tool = folder / name
     command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-o", str(tool)]
-    subprocess.run([*command, str(HERE / "netlat.c")], check=True)
+    subprocess.run([*command, str(HERE / f"{name}.c")], check=True)
     return tool
 
 
@@ -103,7 +104,7 @@ def rows() -> list[Row]:
         lab(MANIFEST, routing="tunnel") as tunnel,
         lab(MANIFEST, routing="native") as native,
     ):
-        tool = build_tool(Path(folder))
+        tool = compiled(Path(folder), "netlat")
         pairs = dict(pairs)
         pairs["near"] = tunnel.pair("client", "near")
         pairs["tunnel2"] = tunnel.pair("client", "far")
