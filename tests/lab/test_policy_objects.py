@@ -238,7 +238,10 @@ def test_pending_parts_are_named(cluster: Cluster) -> None:
 
 
 def test_what_does_not_fit_changes_nothing(cluster: Cluster) -> None:
-    """A policy too large leaves the one before in force; said with numbers; mended, it holds."""
+    """A policy too large leaves the one before in force, also over the agents' death.
+
+    It is said with numbers; mended, the policy holds.
+    """
     subject = {"matchLabels": {"app": "server"}}
     allow = [{"fromEndpoints": [{}], "toPorts": [{"ports": [{"port": "8080"}]}]}]
     cluster.apply(cilium("big", endpointSelector=subject, ingress=allow))
@@ -257,6 +260,10 @@ def test_what_does_not_fit_changes_nothing(cluster: Cluster) -> None:
     assert cluster.conditions("cnp", "big")["Valid"]["status"] == "True"
     assert any(one["reason"] == "PolicyNotApplied" for one in until(lambda: cluster.events("big")))
     assert "1 not applied: default/big" in cluster.status("Policy", node)
+    assert cluster.reaches()
+    cluster.restart_agents()
+    said = until(lambda: cluster.policy("big", node))
+    assert (said["status"], said["in-force"]) == ("not applied", "previous")
     assert cluster.reaches()
     small = [{"fromEndpoints": [{}], "toPorts": ports(3)}]
     cluster.apply(cilium("big", endpointSelector=subject, ingress=small))
