@@ -127,6 +127,8 @@ class Agent:
     async def run(self) -> None:
         """Run until cancelled; raises (in a group) what makes going on impossible."""
         path = Path(self.config.socket_path)
+        api.check_place(path)
+        await asyncio.to_thread(self.node.preflight)
         self._runner = await api.listen(self.api.application(), path)
         async with asyncio.TaskGroup() as group:
             self.controllers.start(group)

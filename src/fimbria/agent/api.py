@@ -166,7 +166,7 @@ class Api:
 
 async def listen(app: web.Application, path: Path) -> web.AppRunner:
     """Serve `app` on a unix socket (mode 0660) that takes the place of an old one at once."""
-    _check_place(path)
+    check_place(path)
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -179,7 +179,8 @@ async def listen(app: web.Application, path: Path) -> web.AppRunner:
     return runner
 
 
-def _check_place(path: Path) -> None:
+def check_place(path: Path) -> None:
+    """Raise OSError if there is something at `path` that is no socket."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
         raise OSError(f"{path} is there and no socket: remove it or choose another --socket-path")

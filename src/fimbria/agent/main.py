@@ -1,6 +1,6 @@
 """The agent from start to end: take the lock, listen, restore, watch, reconcile, serve.
 
-    lock ─► socket ─► state files ─► API: configuration, pod CIDR ─► devices, programs
+    lock ─► checks ─► socket ─► state files ─► API: configuration, pod CIDR ─► devices, programs
                                      every kind listed ─► first reconcile ─► ready for pods
 
 The datapath forwards all the while with what is pinned. Maps are not touched before every kind has
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from fimbria.sources.config import Settings, Source
 
 LOCK_FILE = "agent.lock"
+
+_NO_START = (
+    lock.AlreadyRunning,
+    ObjectError,
+    UnsupportedKernel,
+    IncompatibleMap,
+    ConfigError,
+    OSError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +71,7 @@ async def run_agent(sources: Sequence[Source], settings: Settings) -> None:
                 await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
                 running.cancel()
                 waiting.cancel()
-        except* (ObjectError, UnsupportedKernel, IncompatibleMap, ConfigError, OSError) as errors:
+        except* _NO_START as errors:
             raise StartError(str(_first(errors))) from None
         finally:
             await agent.close()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from fimbria.agent import devices as node_devices
 from fimbria.agent.constants import constants
 from fimbria.agent.ipam import Ipam
+from fimbria.agent.lock import take_node
 from fimbria.agent.programs import (
     FROM_CONTAINER,
     TO_CONTAINER,
@@ -26,11 +27,14 @@ from fimbria.agent.wiring import Cable, Gateway, connect
 from fimbria.datapath.abi import PolicyFlags, PolicyIds, PolicyInfo, Runtime
 from fimbria.kernel import objects_dir
 from fimbria.kernel.attach import Side
+from fimbria.kernel.mapdefs import check
+from fimbria.kernel.maps import BpfMap
 from fimbria.kernel.netlink import Net
 from fimbria.kernel.store import PinnedMaps, definitions
 from fimbria.sources.options import ConfigError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable, Sequence
 
     from fimbria.agent.devices import NodeDevices
@@ -58,6 +62,7 @@ class Node:
         self.maps = PinnedMaps(self.pins.maps, {})
         self._programs: Programs | None = None
         self._local = threading.local()
+        self._lock: socket.socket | None = None
 
     @property
     def net(self) -> Net:
@@ -90,10 +95,28 @@ class Node:
             _, direct, _ = node_devices.find(self.net, self.config)
         return direct.address(4), direct.address(6)
 
+    def preflight(self) -> None:
+        """Find out what stands in the way before anything is touched, and lock the node.
+
+        Raises ConfigError for devices and BPF file system, IncompatibleMap, ObjectError, BpfError,
+        AlreadyRunning.
+        """
+        self.addresses()
+        self._make_pins()
+        defined = definitions(objects_dir())
+        for name, definition in defined.items():
+            pin = self.pins.maps / name
+            if definition.pinned and pin.exists():
+                with BpfMap.open(pin) as held:
+                    check(held, definition, pin)
+        self._lock = take_node()
+        self.maps = PinnedMaps(self.pins.maps, defined)
+
     def bring_up(self, pod_cidrs: Sequence[str], pods: Iterable[tuple[str, int]]) -> None:
         """Make devices, load and attach programs; `pods` are (device, ifindex) of those there are.
 
-        Raises what devices and loader raise: ConfigError, OSError, ObjectError, IncompatibleMap.
+        After `preflight`. Raises what devices and loader raise: ConfigError, OSError, ObjectError,
+        IncompatibleMap.
         """
         config = self.config
         self.ipam.extend(pod_cidrs)
@@ -103,7 +126,6 @@ class Node:
                 raise ConfigError(f"enable-ipv{version}", f"the node has no IPv{version} pod CIDR")
             if not enabled:
                 routers[version] = ""
-        self._make_pins()
         devices = node_devices.prepare(self.net, config, routers[4], routers[6])
         values = constants(config, devices, routers[4], routers[6], self.clock.hz)
         sizes = {CT: config.bpf_ct_global_tcp_max, CT_NEW: config.bpf_ct_half_open_max}
@@ -112,7 +134,6 @@ class Node:
         own = {FROM_CONTAINER, TO_CONTAINER} if config.enable_endpoint_routes else {FROM_CONTAINER}
         fresh = programs.load(sorted({hook.program for hook in hooks} | own))
         log.info("programs: %s", f"loaded {', '.join(fresh)}" if fresh else "all taken over")
-        self.maps = PinnedMaps(self.pins.maps, definitions(objects_dir()))
         self._prepare_maps()
         for name, ifindex in pods:
             hooks += pod_hooks(config, name, ifindex)
@@ -180,3 +201,5 @@ class Node:
             self._programs.close()
         self.maps.close()
         self.net.close()
+        if self._lock is not None:
+            self._lock.close()

@@ -1,0 +1,133 @@
+"""A node for tests that break things: what runs in it, what pods on it reach, what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from fimbria.kernel import netns
+from tests.unit.agent.test_agent_process import UnixConnection, World, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Faults", "until"]
+
+PORT = 7777
+
+
+class Faults(World):
+    """A World with pods `one` and `two`, and questions about them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.pods: dict[str, int] = {}
+        self.addresses: dict[str, str] = {}
+
+    def api(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Ask the API server."""
+        connection = UnixConnection(self.dir / "api.sock")
+        headers = {"Authorization": "Bearer only-for-this-test", "Content-Type": "application/json"}
+        with contextlib.closing(connection):
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    def create(self, name: str) -> None:
+        """Make a Pod object of this node, with the label app=NAME."""
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": {"app": name}},
+            "spec": {"nodeName": "node", "containers": [{"name": "main", "image": "none"}]},
+        }
+        status, answer = self.api("POST", "/api/v1/namespaces/default/pods", pod)
+        assert status == 201, answer
+
+    def call(self, command: str, name: str) -> tuple[int, Any]:
+        """A CNI command for a pod, as a runtime of Kubernetes gives it."""
+        env = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": name,
+            "CNI_IFNAME": "eth0",
+            "CNI_NETNS": f"/proc/{os.getpid()}/fd/{self.pods[name]}",
+            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name}",
+        }
+        config = {"cniVersion": "1.1.0", "name": "cilium", "type": "fimbria-cni"}
+        return self.ask("POST", "/v1/cni", {"env": env, "config": config})
+
+    def add(self, name: str) -> str:
+        """Connect a new pod; its IPv4 address."""
+        self.create(name)
+        self.pods[name] = self.pod()
+        status, answer = self.call("ADD", name)
+        assert status == 200, answer
+        self.addresses[name] = answer["ips"][0]["address"].split("/")[0]
+        return self.addresses[name]
+
+    def remove(self, name: str) -> None:
+        """Disconnect a pod."""
+        status, answer = self.cni("DEL", name)
+        assert status == 200, answer
+        self.pods.pop(name)
+        self.addresses.pop(name)
+
+    def device(self, name: str) -> str:
+        """The host side's name of a pod's device."""
+        for one in self.ask("GET", "/v1/endpoint")[1]:
+            if one["container-id"] == name:
+                return one["networking"]["interface-name"]
+        raise AssertionError(f"no endpoint {name}")
+
+    def reaches(self, source: str, target: str, seconds: float = 10.0) -> bool:
+        """Whether a TCP connection from one pod to another is answered."""
+        return exchange(self.pods[source], self.pods[target], self.addresses[target], seconds)
+
+    def line(self, name: str) -> dict[str, Any]:
+        """One line of the status."""
+        lines = self.ask("GET", "/v1/healthz")[1]["lines"]
+        return next(line for line in lines if line["name"] == name)
+
+    def python(self, script: str) -> str:
+        """Run a script in the node's namespaces; what it printed."""
+        done = self.inside(sys.executable, "-c", script)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def exchange(source: int, target: int, address: str, seconds: float) -> bool:
+    """Whether namespace `source` gets a greeting from a listener in `target` at `address`."""
+
+    def listen() -> socket.socket:
+        return socket.create_server((address, PORT))
+
+    def connect() -> bool:
+        try:
+            with socket.create_connection((address, PORT), timeout=seconds) as connection:
+                return connection.recv(5) == b"hello"
+        except OSError:
+            return False
+
+    listener = netns.run_in(target, listen)
+    listener.settimeout(seconds)
+
+    def greet() -> None:
+        try:
+            with listener.accept()[0] as connection:
+                connection.sendall(b"hello")
+        except OSError:
+            return
+
+    server = threading.Thread(target=greet)
+    server.start()
+    try:
+        return netns.run_in(source, connect)
+    finally:
+        server.join()
+        listener.close()
