@@ -152,15 +152,15 @@ class Bulk:
             denies = entry.flags & PolicyEntryFlags.DENY
             verdict = -int(DropReason.POLICY_DENY) if denies else 0
             hit = Hit(verdict, entry.rule_id, key=key, entry=entry)
-            return self._engine.of_hit(0, Direction.INGRESS, hit)
+            return self._engine.halves.of_hit(0, Direction.INGRESS, hit)
         place, kind = divmod(code - len(self._table), 3)
         unit, egress = divmod(place, 2)
         direction = Direction.EGRESS if egress else Direction.INGRESS
         if -kind - 1 == MISSED:
-            return self._engine.of_hit(unit, direction, Hit(-DropReason.POLICY))
+            return self._engine.halves.of_hit(unit, direction, Hit(-DropReason.POLICY))
         enforced = kind != 0
         rule = RuleIds.ALLOW_ALL if enforced else RuleIds.NONE
-        return self._engine.of_hit(unit, direction, Hit(0, int(rule), enforced=enforced))
+        return self._engine.halves.of_hit(unit, direction, Hit(0, int(rule), enforced=enforced))
 
     def results(self, flows: Sequence[Flow]) -> Iterator[Result | FlowError]:
         """Yield each flow's result in order; the error instead where it cannot be judged."""

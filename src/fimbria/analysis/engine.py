@@ -23,22 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fimbria.analysis.explain import hit_text
 from fimbria.analysis.flows import Flow, FlowError, Place, Places, packet
-from fimbria.analysis.results import (
-    Because,
-    Half,
-    Outcome,
-    Result,
-    policy_name,
-    together,
-)
+from fimbria.analysis.halves import Halves
+from fimbria.analysis.results import Because, Half, Outcome, Result, together
 from fimbria.compile.ids import BUILT_IN, Ids
 from fimbria.compile.node import Compiler
-from fimbria.datapath.abi import Direction, DropReason, Identity, RuleIds
+from fimbria.datapath.abi import Direction, Identity
 from fimbria.datapath.lookup import Asked, endpoint_policy, policy_lookup
-from fimbria.model.policy import Tier
-from fimbria.model.semantics import Mode, Question, Reason, verdict
+from fimbria.model.semantics import Mode, Question, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,9 +39,7 @@ if TYPE_CHECKING:
     from fimbria.analysis.kernel import Kernel
     from fimbria.analysis.world import World
     from fimbria.compile.delta import Problem
-    from fimbria.datapath.lookup import Hit
-    from fimbria.model.policy import Policy, PolicyKey, Spec
-    from fimbria.model.semantics import Verdict
+    from fimbria.model.policy import Policy
 
 JUDGES = ("maps", "model", "kernel", "all")
 
@@ -59,15 +49,6 @@ BATCH = 1 << 15
 FEW = 256
 """Flows for which loading numpy is not worth it."""
 
-_REASONS = {
-    Reason.ALLOW_RULE: Because.ALLOW_RULE,
-    Reason.REDIRECT: Because.REDIRECT,
-    Reason.LOCALHOST: Because.LOCAL_NODE,
-    Reason.NO_DEFAULT_DENY: Because.NO_DEFAULT_DENY,
-    Reason.DENY_RULE: Because.DENY_RULE,
-    Reason.DEFAULT_DENY: Because.DEFAULT_DENY,
-    Reason.REFUSED: Because.REFUSED,
-}
 _SEVERITY = (Outcome.ALLOWED, Outcome.REDIRECTED, Outcome.DENIED)
 
 
@@ -120,7 +101,8 @@ class Engine:
         self._context = self.state.context()
         self._policies_of: dict[int, list[Policy]] = {}
         self._found: dict[str, Place | FlowError] = {}
-        self._policed = bool(self._policies) and self.mode is not Mode.NEVER
+        policed = bool(self._policies) and self.mode is not Mode.NEVER
+        self.halves = Halves(world, self.compiler, policed=policed)
 
     @cached_property
     def judges(self) -> tuple[str, ...]:
@@ -213,7 +195,7 @@ class Engine:
         for name, port in targets:
             destination = self.place(name)
             protocol, number = packet(flow, source, destination, port)
-            egress, ingress = self.halves(source, destination, protocol, number, judge)
+            egress, ingress = self.both(source, destination, protocol, number, judge)
             outcome = together(egress, ingress)
             if worst is None or _SEVERITY.index(outcome) > _SEVERITY.index(worst.verdict):
                 backend = None if name == flow.destination else name
@@ -234,7 +216,7 @@ class Engine:
             flow.source, flow.destination, flow.protocol, flow.port, opened.verdict, egress, ingress
         )
 
-    def halves(
+    def both(
         self, source: Place, destination: Place, protocol: int, port: int, judge: str
     ) -> tuple[Half, Half]:
         """Return egress and ingress of a packet; `judge` is any of JUDGES but "all"."""
@@ -253,18 +235,18 @@ class Engine:
         self, own: Place, other: Place, direction: Direction, protocol: int, port: int, judge: str
     ) -> Half:
         if not own.unit:
-            return self.unpoliced
+            return self.halves.unpoliced
         peer = self.peer(own, other)
         if judge == "model":
             asked = Question(own.own, peer.end, direction, protocol, port, self.mode, self._context)
-            return self._of_verdict(own, direction, verdict(self._about(own), asked))
+            return self.halves.of_verdict(own.unit, direction, verdict(self._about(own), asked))
         number = endpoint_policy(self.maps, own.unit)
         seen = Asked(peer.end.identity, direction, protocol, port, peer.cidr)
         if judge == "kernel":
             hit = self.kernel.lookup(number, seen)
         else:
             hit = policy_lookup(self.policy_maps, number, seen)
-        return self.of_hit(own.unit, direction, hit)
+        return self.halves.of_hit(own.unit, direction, hit)
 
     def _about(self, own: Place) -> list[Policy]:
         """Return the policies that select an end; the rules are asked of these only."""
@@ -276,82 +258,6 @@ class Engine:
                 if any(spec.subject.matches(own.own.labels) for spec in policy.specs)
             ]
         return found
-
-    def _of_verdict(self, own: Place, direction: Direction, judged: Verdict) -> Half:
-        if judged.reason is Reason.NO_POLICY:
-            return self.unpoliced
-        outcome = Outcome.ALLOWED if judged.allowed else Outcome.DENIED
-        if judged.reason is Reason.REDIRECT:
-            outcome = Outcome.REDIRECTED
-        reason = _REASONS[judged.reason]
-        if reason in (Because.DEFAULT_DENY, Because.REFUSED):
-            return self.closed(own.unit, direction, None)
-        rule = (judged.rules[0].policy, judged.rules[0].path) if judged.rules else None
-        return self.half(outcome, reason, rule, None)
-
-    def of_hit(self, unit: int, direction: Direction, hit: Hit) -> Half:
-        """Return the half that a lookup in a unit's maps means."""
-        if not hit.enforced:
-            return self.unpoliced
-        if hit.verdict == -DropReason.POLICY:
-            return self.closed(unit, direction, hit_text(hit))
-        rule = self.ids.rules.rule(hit.rule_id)
-        if hit.verdict < 0:
-            return self.half(Outcome.DENIED, Because.DENY_RULE, rule, hit_text(hit))
-        if hit.proxy_port:
-            return self.half(Outcome.REDIRECTED, Because.REDIRECT, rule, hit_text(hit))
-        reason = {
-            RuleIds.ALLOW_LOCALHOST: Because.LOCAL_NODE,
-            RuleIds.ALLOW_ALL: Because.NO_DEFAULT_DENY,
-        }.get(RuleIds(hit.rule_id) if hit.rule_id < RuleIds.FIRST else RuleIds.FIRST)
-        return self.half(Outcome.ALLOWED, reason or Because.ALLOW_RULE, rule, hit_text(hit))
-
-    @property
-    def unpoliced(self) -> Half:
-        """The half of an end that no policy is about."""
-        reason = Because.NOT_SELECTED if self._policed else Because.NO_POLICY
-        return Half(Outcome.ALLOWED, reason, None, None, None)
-
-    def closed(self, unit: int, direction: Direction, entry: str | None) -> Half:
-        """Return the half of a unit whose policies deny what no rule allows."""
-        specs = self.selecting(unit)
-        for key, spec in specs:
-            refusal = self.world.policies[key].refusal
-            if refusal is not None and spec.default_deny(direction) is not None:
-                rule = (key, refusal[0] or spec.path)
-                return self.half(Outcome.DENIED, Because.REFUSED, rule, entry)
-        for key, spec in specs:
-            if spec.default_deny(direction):
-                return self.half(Outcome.DENIED, Because.DEFAULT_DENY, (key, spec.path), entry)
-        return self.half(Outcome.DENIED, Because.DEFAULT_DENY, None, entry)
-
-    def selecting(self, unit: int) -> list[tuple[PolicyKey, Spec]]:
-        """Return the ordinary specs that select a unit and are in force, in object order."""
-        return [
-            (key, spec)
-            for key, path in self.compiler.policies.selecting(unit)
-            for spec in self.world.policies[key].specs
-            if spec.path == path
-            and self.world.policies[key].tier is Tier.NORMAL
-            and not self.world.policies[key].audit
-        ]
-
-    def half(
-        self,
-        outcome: Outcome,
-        reason: Because,
-        rule: tuple[PolicyKey, str] | None,
-        entry: str | None,
-    ) -> Half:
-        """Return a half that a rule decided, with the place where the rule was read."""
-        if rule is None:
-            return Half(outcome, reason, None, None, entry)
-        key, path = rule
-        manifest = self.world.manifests.get(key)
-        file, line = None, None
-        if manifest is not None and manifest.node is not None:
-            file, line = manifest.file, manifest.line(path)
-        return Half(outcome, reason, policy_name(key), path, entry, file, line)
 
 
 def as_flow(given: Mapping[str, Any]) -> Flow:
