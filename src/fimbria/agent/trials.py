@@ -85,7 +85,9 @@ class Trials:
             for policy in policies.values():
                 reason = self._cluster.host_ports.guard(policy, policies.values())
                 if reason:
-                    raise ApiError(422, f"{policy.key}: {reason}", hint="or give --force")
+                    raise ApiError(
+                        422, f"{policy.key}: {reason}", hint="policy apply --force adds it"
+                    )
             await self._hold(policies, documents, seconds)
             problem = self._misfit()
             if problem:
