@@ -65,14 +65,16 @@ def judge(compiler: Compiler, world: World) -> list[Case]:
     policies, places, context = world.parsed(), state.places(), state.context()
     desired, ends = compiler.desired(), subjects(state)
     held = {**desired.policies, **BUILT_IN}
-    seen = {ip: _seen(desired.maps, ip, config.ipv6, config.cidr_match) for ip in world.addresses()}
-    peers = {ip: places.end(ip) for ip in seen}
+    peers = {
+        ip: (seen(desired.maps, ip, config.ipv6, config.cidr_match), places.end(ip))
+        for ip in set(world.addresses())
+    }
     cases: list[Case] = []
     for packet in world.packets:
-        identity, cidr = seen[packet.peer]
+        (identity, cidr), peer = peers[packet.peer]
         asked = Asked(identity, packet.direction, packet.protocol, packet.port, cidr)
         question = Question(
-            ends[packet.subject], peers[packet.peer], packet.direction, packet.protocol,
+            ends[packet.subject], peer, packet.direction, packet.protocol,
             packet.port, config.enforcement, context, packet.subject == HOST,
         )  # fmt: skip
         row = desired.maps["cilium_policy_ref"][packet.subject.to_bytes(4, "little")]
@@ -88,7 +90,7 @@ def judge(compiler: Compiler, world: World) -> list[Case]:
     return cases
 
 
-def _seen(
+def seen(
     maps: Mapping[str, Mapping[bytes, bytes]], ip: bytes, dual: bool, match: frozenset[str]
 ) -> tuple[int, int]:
     """What the maps say of an address: its identity, and the one that rules by CIDR see."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fimbria.compile.state import NodeConfig
 
 Document = dict[str, Any]
+EVERYONE: Document = {}
 ROLES = {"role": ("edge", "core")}
 CIDRS = (
     "0.0.0.0/0", "0.0.0.0/1", "10.0.0.0/8", "10.0.2.0/24", "10.0.2.3/32", "172.18.0.0/16",
@@ -126,9 +127,9 @@ def rule_peers(draw: st.DrawFn, where: Where) -> Document:
 
 def rule_ports(draw: st.DrawFn, where: Where) -> Document:
     """toPorts or icmps of a Cilium rule, now and then with a proxy behind it."""
-    kind = draw(st.sampled_from(["ports", "ports", "ports", "http", "http", "icmps", "none"]))
+    kind = draw(st.sampled_from(["ports", "ports", "none", "http", "http", "ports", "icmps"]))
     if kind == "http" and not where.deny and not where.host:
-        number = str(draw(st.sampled_from([80, 8080, 443])))
+        number = str(draw(st.sampled_from([80, 80, 8080])))
         parser: Document = draw(st.sampled_from([
             {"rules": {"http": [{"method": "GET"}]}},
             {"rules": {"kafka": [{"topic": "t"}]}},
@@ -152,9 +153,9 @@ def cilium(draw: st.DrawFn, index: int, config: NodeConfig) -> Document:
     if host:
         spec["nodeSelector"] = draw(node_selectors)
     else:
-        spec["endpointSelector"] = draw(selectors)
+        spec["endpointSelector"] = draw(st.one_of(st.just(EVERYONE), selectors))
     sections = ("ingress", "ingressDeny", "egress", "egressDeny")
-    for name in sorted(draw(st.sets(st.sampled_from(sections), min_size=1, max_size=3))):
+    for name in sorted(draw(st.sets(st.sampled_from(sections), min_size=2, max_size=4))):
         where = Where(name.startswith("egress"), name.endswith("Deny"), host, config.node_labels)
         rules: list[Document] = []
         for _ in range(draw(st.integers(1, 3))):
@@ -238,6 +239,6 @@ def policy(draw: st.DrawFn, index: int, config: NodeConfig) -> Document:
     )
     if draw(st.integers(0, 5)) == 0:
         found["metadata"]["annotations"] = {AUDIT_ANNOTATION: "true"}
-    if draw(st.integers(0, 40)) == 40:
+    if draw(st.integers(0, 60)) == 17:
         found["spec"]["surprise"] = True
     return found
