@@ -175,16 +175,21 @@ class PolicyStatusPublisher:
         self.trigger()
 
     async def run(self) -> None:
-        """Send what is pending; what failed stays pending."""
-        while self._pending:
-            key, held = next(iter(self._pending.items()))
+        """Send what is pending; raises the last error, what failed stays pending."""
+        pending, self._pending = self._pending, {}
+        failed: Exception | None = None
+        for key, held in pending.items():
             try:
-                await self._one(held)
-            except KubeError as error:
-                if not is_not_found(error):
-                    raise
-            if self._pending.get(key) is held:
-                del self._pending[key]
+                if not isinstance(failed, KubeUnreachable):
+                    await self._one(held)
+                    continue
+            except (KubeError, KubeUnreachable) as error:
+                if is_not_found(error):
+                    continue
+                failed = error
+            self._pending.setdefault(key, held)
+        if failed is not None:
+            raise failed
 
     async def _one(self, held: Held) -> None:
         told = held.judgement()
@@ -193,19 +198,20 @@ class PolicyStatusPublisher:
             await self._event(held.document, objects.NOT_APPLIED, text)
         elif told.refusal:
             await self._event(held.document, objects.REFUSED, told.refusal)
-        if held.resource is NETWORK_POLICIES:
-            return  # it has no status
+        if held.resource is not NETWORK_POLICIES:  # which has no status
+            await self._status(held, told)
+
+    async def _status(self, held: Held, told: objects.Judgement) -> None:
         meta = held.document["metadata"]
         namespace = meta.get("namespace")
-        while True:
+        current = held.document
+        while self._changed(current, told) is not None:
             # Read anew: of all nodes, only the first finds something to write.
             current = await self._client.get(held.resource, meta["name"], namespace)
             now: Document = current["metadata"]
             if any(now.get(name) != meta.get(name) for name in ("uid", "generation")):
                 return  # the watch brings what it is now
-            changed = objects.conditions(
-                _conditions(current), told, meta.get("generation", 0), self._node, self._now()
-            )
+            changed = self._changed(current, told)
             if changed is None:
                 return
             body = {
@@ -219,8 +225,14 @@ class PolicyStatusPublisher:
             except KubeError as error:
                 if not is_conflict(error):
                     raise
-                continue
-            return
+            else:
+                return
+
+    def _changed(self, policy: Document, told: objects.Judgement) -> list[Document] | None:
+        """Return the conditions that an object should have; None if it has them."""
+        generation = policy["metadata"].get("generation", 0)
+        have = _conditions(policy)
+        return objects.conditions(have, told, generation, self._node, self._now())
 
     async def _event(self, policy: Document, reason: str, text: str) -> None:
         event = objects.policy_event(policy, reason, text, self._now())
