@@ -26,7 +26,7 @@ import msgspec
 from fimbria.analysis.flows import Flow, FlowError, Place, Places, packet
 from fimbria.analysis.halves import Halves
 from fimbria.analysis.results import Because, Half, Outcome, Result, together
-from fimbria.compile.ids import BUILT_IN, Ids
+from fimbria.compile.ids import BUILT_IN, Ids, PolicyIds
 from fimbria.compile.node import Compiler
 from fimbria.datapath.abi import Direction, Identity
 from fimbria.datapath.lookup import Asked, endpoint_policy, policy_lookup
@@ -45,6 +45,9 @@ JUDGES = ("maps", "model", "kernel", "all")
 
 BATCH = 1 << 15
 """Flows that are looked up together."""
+
+MANY_POLICIES = 1 << 20
+"""Policy maps that a world may need; a node needs those of its own pods only, and has 4,096."""
 
 FEW = 256
 """Flows for which loading numpy is not worth it."""
@@ -89,7 +92,7 @@ class Engine:
         self.world = world
         self.mode = Mode(enable_policy)
         self.judge = judge
-        self.ids = Ids()
+        self.ids = Ids(policies=PolicyIds(MANY_POLICIES))
         self.state = world.state(self.mode, frozenset(cidr_match))
         self.compiler = Compiler(self.state, self.ids)
         self.compiler.update()

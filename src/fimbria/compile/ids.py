@@ -145,10 +145,12 @@ def _hashed(name: tuple[str, ...], first: int, limit: int, taken: Container[int]
 class PolicyIds:
     """Policy map's content <-> number; equal contents have the same.
 
-    A number is given away again only after `retain` said that the kernel no longer has it.
+    A number is given away again only after `retain` said that the kernel no longer has it. `limit`
+    is what no number reaches: a node's map of policies, or more where no kernel is filled.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = POLICY_LIMIT) -> None:
+        self._limit = limit
         self._by_digest = {policy.digest(): number for number, policy in BUILT_IN.items()}
         self._digests = {number: digest for digest, number in self._by_digest.items()}
         self._lowest = POLICY_FIRST  # no number below it is free
@@ -162,8 +164,8 @@ class PolicyIds:
             while number in self._digests:
                 number += 1
             self._lowest = number
-            if number >= POLICY_LIMIT:
-                raise OutOfIds(f"all {POLICY_LIMIT - POLICY_FIRST} policy ids are taken")
+            if number >= self._limit:
+                raise OutOfIds(f"all {self._limit - POLICY_FIRST} policy ids are taken")
             self._digests[number] = digest
             self._by_digest[digest] = number
         return number
@@ -174,7 +176,7 @@ class PolicyIds:
         A content that two numbers have is known by the first; the other stays reserved until
         `retain`.
         """
-        if number in self._digests or not POLICY_FIRST <= number < POLICY_LIMIT:
+        if number in self._digests or not POLICY_FIRST <= number < self._limit:
             return
         digest = policy.digest()
         self._digests[number] = digest

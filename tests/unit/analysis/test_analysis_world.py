@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fimbria.analysis import World, from_documents, load
+from fimbria.analysis import Engine, Flow, World, from_documents, load
 
 PODS = """\
 apiVersion: v1
@@ -230,3 +230,22 @@ def test_order_does_not_matter() -> None:
     assert one.pods == other.pods
     assert one.units == other.units
     assert one.identities == other.identities
+
+
+def test_more_policies_than_a_node_has() -> None:
+    """A world needs a policy map for each kind of pod, which may be more than one node can hold."""
+    made: list[Any] = []
+    for number in range(4200):
+        labels = {"n": str(number)}
+        pod = document("Pod", "v1", f"p{number}", "red")
+        pod["metadata"]["labels"] = labels
+        peers = [{"podSelector": {"matchLabels": {"n": str(number + 1)}}}]
+        spec = {"podSelector": {"matchLabels": labels}, "ingress": [{"from": peers}]}
+        made += [
+            pod,
+            document("NetworkPolicy", "networking.k8s.io/v1", f"n{number}", "red", spec=spec),
+        ]
+    engine = Engine(from_documents(made))
+    assert not engine.problems
+    assert engine.eval(Flow("red/p4199", "red/p4198", "TCP", 1)).allowed
+    assert not engine.eval(Flow("red/p4197", "red/p4198", "TCP", 1)).allowed
