@@ -1,4 +1,4 @@
-"""Random clusters: pods with labels, policies as manifests, packets; small enough to collide often.
+"""Random clusters: pods with labels, policies as manifests; small enough to collide often.
 
 Few names and few values on purpose: what matters is that selectors select some but not all, that
 rules overlap, that ranges nest, and that denials meet allowances of every shape.
@@ -6,21 +6,16 @@ rules overlap, that ranges nest, and that denials meet allowances of every shape
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import strategies as st
 
 from fimbria.compile.state import ClusterState, LocalEndpoint, NodeConfig, RemoteEndpoint
-from fimbria.datapath.abi import Direction
-from fimbria.model.identity import RESERVED
-from fimbria.model.labels import LabelSet, pod_labels
+from fimbria.model.labels import pod_labels
 from fimbria.model.policy import Policy, Protocol
 from fimbria.model.policy_parse import parse_policy
-from fimbria.model.semantics import End, Mode
-
-if TYPE_CHECKING:
-    from random import Random
+from fimbria.model.semantics import Mode
 
 NAMESPACES = {"red": {"env": "prod"}, "blue": {"env": "test", "team": "b"}}
 LABELS = {"app": ("web", "db", "log"), "tier": ("x", "y")}
@@ -38,17 +33,6 @@ class PodRow:
     named: tuple[tuple[str, int, int], ...]
 
 
-@dataclass(frozen=True)
-class Packet:
-    """A question: judged at pod number `subject`, with an identity as peer."""
-
-    subject: int
-    peer: int
-    direction: Direction
-    protocol: int
-    port: int
-
-
 @dataclass
 class Cluster:
     """One case: the first `local` pods run on this node."""
@@ -57,7 +41,6 @@ class Cluster:
     local: int
     policies: list[dict[str, Any]]
     mode: Mode = Mode.DEFAULT
-    packets: list[Packet] = field(default_factory=list)
 
     def parsed(self) -> list[Policy]:
         """The policies as values."""
@@ -72,17 +55,6 @@ class Cluster:
         for policy in self.parsed():
             state.policies.put(policy.key, policy)
         return state
-
-    def end(self, identity: int) -> End:
-        """An identity as the semantics see it: with all ports that any of its pods names."""
-        named = {port for pod in self.pods if pod.identity == identity for port in pod.named}
-        labels = next((p.labels for p in self.pods if p.identity == identity), None)
-        return End(identity, LabelSet(labels or RESERVED[identity]), frozenset(named))
-
-    def subject(self, packet: Packet) -> End:
-        """The endpoint that a packet is judged at: with its own named ports only."""
-        pod = self.pods[packet.subject - 1]
-        return End(pod.identity, LabelSet(pod.labels), frozenset(pod.named))
 
 
 def put_pod(state: ClusterState, number: int, pod: PodRow, *, local: bool) -> None:
@@ -294,32 +266,10 @@ def policy(draw: st.DrawFn, index: int = 0) -> dict[str, Any]:
 
 
 @st.composite
-def clusters(draw: st.DrawFn, packets: int = 0) -> Cluster:
-    """A cluster with `packets` questions to judge."""
+def clusters(draw: st.DrawFn) -> Cluster:
+    """A cluster with pods and policies."""
     rows = draw(pods())
     local = draw(st.integers(1, len(rows)))
     policies = [draw(policy(index)) for index in range(draw(st.sampled_from([3, 2, 4, 1, 5, 0])))]
     mode = draw(st.sampled_from([Mode.DEFAULT] * 6 + [Mode.ALWAYS, Mode.NEVER]))
-    found = Cluster(rows, local, policies, mode)
-    if packets:
-        found.packets = _packets(found, draw(st.randoms(use_true_random=False)), packets)
-    return found
-
-
-def _packets(cluster: Cluster, random: Random, count: int) -> list[Packet]:
-    """Questions that rules have something to say about: known peers, ports at ranges' ends."""
-    pods = [pod.identity for pod in cluster.pods]
-    near = [p + d for p in PORTS for d in (-1, 0, 0, 1) if 0 <= p + d <= 65535]
-    found: list[Packet] = []
-    for _ in range(count):
-        protocol = random.choice([6, 6, 6, 6, 17, 17, 132, 1, 58, 47])
-        found.append(
-            Packet(
-                random.randint(1, cluster.local),
-                random.choice([*pods, *pods, *map(int, RESERVED)]),
-                random.choice([Direction.INGRESS, Direction.EGRESS]),
-                protocol,
-                random.choice([0, 8, 128]) if protocol in (1, 58) else random.choice(near),
-            )
-        )
-    return found
+    return Cluster(rows, local, policies, mode)
