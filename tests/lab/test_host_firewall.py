@@ -64,10 +64,19 @@ def to(port: int, **peers: Any) -> dict[str, Any]:
     return {**peers, "toPorts": [{"ports": [{"port": str(port), "protocol": "TCP"}]}]}
 
 
-@pytest.fixture(params=["tunnel", "native"])
+WAYS = {
+    "tunnel": {},
+    "native": {"routing": "native"},
+    "native-legacy": {"routing": "native", "host_routing": "legacy"},
+    "endpoint-routes": {"host_routing": "legacy"},
+}
+
+
+@pytest.fixture(params=WAYS)
 def guarded(request: pytest.FixtureRequest, make_lab: Callable[..., Lab]) -> Lab:
     """Two nodes with the host firewall, the first with the label that policies select by."""
-    lab = make_lab(PODS, ipv6=True, routing=request.param, config=CONFIG)
+    routes = {"enable-endpoint-routes": "true"} if request.param == "endpoint-routes" else {}
+    lab = make_lab(PODS, ipv6=True, config=CONFIG | routes, **WAYS[request.param])
     label(lab, "node1", role="guarded")
     return lab
 

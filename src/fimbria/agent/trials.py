@@ -161,6 +161,8 @@ class Trials:
             return
         self._take(file, policies)
         log.warning("a trial goes on, %.0f s are left", self.left())
+        if file.confirmed:
+            self.trigger()
 
     async def expire(self) -> None:
         """Take the trial back if its time is over; the controller's function."""
@@ -293,7 +295,8 @@ def _named(key: PolicyKey) -> Document:
 
 def _seconds(body: Any) -> float:
     given = body.get("seconds")
-    if not isinstance(given, int | float) or not SHORTEST <= given <= LONGEST:
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not number or not SHORTEST <= given <= LONGEST:
         raise ApiError(400, f"expected {SHORTEST:g} to {LONGEST:g} seconds", "seconds")
     return float(given)
 
