@@ -23,6 +23,7 @@ from fimbria.agent.cluster import Cluster
 from fimbria.agent.cni import Cni
 from fimbria.agent.collector import Collector
 from fimbria.agent.endpoints import Endpoints, State
+from fimbria.agent.guard import INTERVAL, Guard
 from fimbria.agent.identities import Identities
 from fimbria.agent.lifecycle import Lifecycle
 from fimbria.agent.metrics import Delays
@@ -93,6 +94,7 @@ class Agent:
         )
         self.publisher = EndpointPublisher(client, self._endpoint_object)
         self.statuses = PolicyStatusPublisher(client, config.node_name, clock.wall)
+        self.guard = Guard(self.node, self.endpoints, self._repair)
         self.views = Views(self, settings)
         self.api = api.Api(self.views, Cni(self.node, self.endpoints, self.lifecycle))
         self._dirty_pods: set[int] = set()
@@ -152,6 +154,9 @@ class Agent:
             self._write_cni_configuration()
             log.info("ready for pods")
             group.create_task(self._monitor().run())
+            self.guard.trigger = self.controllers.add("guard", self.guard.look, INTERVAL).trigger
+            self.guard.trigger()
+            group.create_task(self.guard.listen())
             self.controllers.add("check-maps", self.applier.check, CHECK_INTERVAL)
             self.controllers.add("retry-policies", self.cluster.retry_policies, RETRY_INTERVAL)
             self.controllers.add("map-pressure", self.pressure.run, pressure.INTERVAL)
@@ -184,6 +189,7 @@ class Agent:
             await self._exporter.cleanup()
         if self._ring is not None:
             self._ring.close()
+        self.guard.close()
         self.node.close()
 
     def _dirty(self) -> None:
@@ -210,6 +216,14 @@ class Agent:
         self.cluster.set_devices(self.node.devices, self.node.gateway, cidrs)
         self._own_node_changed()  # the API may have named others meanwhile
         log.info("pod CIDRs %s, devices up", ", ".join(cidrs))
+
+    async def _repair(self, pods: list[tuple[str, int]]) -> None:
+        """Bring the node up once more, because something was taken away from it."""
+        cidrs = self.node.ipam.cidrs
+        await asyncio.to_thread(self.node.bring_up, cidrs, pods)
+        assert self.node.devices is not None
+        self.cluster.set_devices(self.node.devices, self.node.gateway, cidrs)
+        await self.applier.rebase()
 
     async def _pod_cidrs(self) -> tuple[str, ...]:
         """Return the node's pod CIDRs: those the API names, or the last known if it is away."""

@@ -71,12 +71,22 @@ class Applier:
         if self.controller is not None and self._done < self._generation:
             self.controller.trigger()
 
+    async def rebase(self) -> None:
+        """The node's devices are others than they were: put everything where it belongs now."""
+        async with self._lock:
+            if self._kernel is not None:
+                self._kernel = self._kernel_state()
+            self._trusted = self._bumped = False
+            await self._run()
+
+    def _kernel_state(self) -> KernelState:
+        node = self._node
+        assert node.devices is not None
+        return KernelState(node.maps, lambda: node.net, node.devices, node.gateway)
+
     async def first(self) -> None:
         """Bring the kernel up to date for the first time; before it nothing is written."""
-        devices = self._node.devices
-        assert devices is not None
-        node = self._node
-        self._kernel = KernelState(node.maps, lambda: node.net, devices, node.gateway)
+        self._kernel = self._kernel_state()
         actual = await asyncio.to_thread(self._kernel.read)
         for number, policy in actual.policies.items():
             self.ids.policies.adopt(number, policy)

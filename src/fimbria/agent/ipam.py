@@ -106,6 +106,11 @@ class Ipam:
         """The pools, first used first."""
         return self._pools
 
+    @property
+    def cidrs(self) -> tuple[str, ...]:
+        """Return the pod CIDRs in the order in which they were given."""
+        return tuple(str(pool.cidr) for pool in self._pools)
+
     def router(self, version: int) -> Address | None:
         """Return the node's router address of a family (4 or 6)."""
         for pool in self._pools:

@@ -18,6 +18,7 @@ from fimbria.agent.lock import take_node
 from fimbria.agent.programs import (
     FROM_CONTAINER,
     TO_CONTAINER,
+    Hook,
     Pins,
     Programs,
     node_hooks,
@@ -25,7 +26,7 @@ from fimbria.agent.programs import (
 )
 from fimbria.agent.wiring import Cable, Gateway, connect
 from fimbria.datapath.abi import PolicyFlags, PolicyIds, PolicyInfo, Runtime
-from fimbria.kernel import objects_dir
+from fimbria.kernel import bpffs, objects_dir
 from fimbria.kernel.attach import Side
 from fimbria.kernel.mapdefs import check
 from fimbria.kernel.maps import BpfMap
@@ -60,6 +61,8 @@ class Node:
         self.gateway = Gateway()
         self.devices: NodeDevices | None = None
         self.maps = PinnedMaps(self.pins.maps, {})
+        self.mounted = False
+        """Whether this agent had to mount the BPF file system itself."""
         self._programs: Programs | None = None
         self._local = threading.local()
         self._lock: socket.socket | None = None
@@ -97,6 +100,8 @@ class Node:
 
     def preflight(self) -> None:
         """Find out what stands in the way before anything is touched, and lock the node.
+
+        Mounts the BPF file system if it is not.
 
         Raises ConfigError for devices and BPF file system, IncompatibleMap, ObjectError, BpfError,
         AlreadyRunning.
@@ -143,7 +148,17 @@ class Node:
         if config.routing_mode == "native":
             self.net.link_delete(node_devices.OVERLAY)
         self.gateway = Gateway(routers[4], routers[6], devices.device_mtu, devices.route_mtu)
-        self._programs, self.devices = programs, devices
+        old, self._programs, self.devices = self._programs, programs, devices
+        if old is not None:
+            old.close()
+
+    def hooks(self, pods: Iterable[tuple[str, int]]) -> list[Hook]:
+        """Return every hook that is to have a program, with those of `pods`' devices."""
+        assert self.devices is not None
+        found = node_hooks(self.config, self.devices)
+        for name, ifindex in pods:
+            found += pod_hooks(self.config, name, ifindex)
+        return found
 
     def connect_pod(
         self, netns: str, container_id: str, ifname: str, ipv4: str, ipv6: str
@@ -166,7 +181,11 @@ class Node:
         self.programs.detach_device(name)
 
     def _make_pins(self) -> None:
+        root = Path(self.config.bpf_root)
         try:
+            if bpffs.require(root):
+                self.mounted = True
+                log.warning("no BPF file system was mounted on %s: mounted one", root)
             self.pins.make()
         except OSError as error:
             raise ConfigError(

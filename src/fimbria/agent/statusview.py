@@ -24,6 +24,7 @@ def lines(agent: Agent) -> list[Line]:
         _host_firewall(agent),
         _cni(agent),
         _agent(agent),
+        _node(agent),
         _monitor(agent),
         *_ipam(agent),
         _routing(agent),
@@ -93,6 +94,25 @@ def _agent(agent: Agent) -> Line:
     if not agent.lifecycle.ready.is_set():
         return _line("Cilium", "Starting: waits for the API's lists", WARNING)
     return _line("Cilium", f"Ok   {len(agent.endpoints)} endpoints")
+
+
+def _node(agent: Agent) -> Line:
+    """Tell what others did to the node, what was put right, and whose programs run beside ours."""
+    guard = agent.guard
+    if guard.wrong:
+        text = f"{'; '.join(guard.wrong)}: cannot be put right yet, see Controller Status"
+        return _line("Node", text, FAILURE)
+    if guard.cut_off:
+        names = ", ".join(guard.cut_off[:3]) + ", …" * (len(guard.cut_off) > 3)
+        return _line("Node", f"device deleted of {names}: delete these pods", WARNING)
+    said = ["Ok"]
+    if guard.repaired:
+        said.append(f"put right: {guard.repaired}")
+    if agent.node.mounted:
+        said.append(f"the agent mounted {agent.config.bpf_root} itself")
+    if guard.foreign:
+        said.append(f"programs of others: {', '.join(guard.foreign[:3])}")
+    return _line("Node", "   ".join(said))
 
 
 def _monitor(agent: Agent) -> Line:

@@ -99,6 +99,26 @@ def inspect(pin: Path) -> Attached | None:
     return Attached(info.ifindex, side, info.prog_id)
 
 
+def names(ifindex: int, side: Side) -> tuple[tuple[int, str], ...]:
+    """Ids and names of all programs on one side of a device, others' too, in running order.
+
+    Raises BpfError, is_gone if there is no such device.
+    """
+    found: list[tuple[int, str]] = []
+    for prog_id in bpf.attached(ifindex, _TYPES[side]):
+        try:
+            program = bpf.prog_by_id(prog_id)
+        except BpfError as error:
+            if not is_not_found(error):
+                raise
+            continue  # detached since
+        try:
+            found.append((prog_id, bpf.prog_info(program).name))
+        finally:
+            os.close(program)
+    return tuple(found)
+
+
 def detach(pin: Path) -> bool:
     """Detaches at once and removes the pin; False if there was none."""
     try:

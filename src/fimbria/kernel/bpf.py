@@ -53,6 +53,7 @@ __all__ = [
     "ProgType",
     "TestRun",
     "UpdateMode",
+    "attached",
     "bind_map",
     "btf_load",
     "is_exists",
@@ -66,6 +67,7 @@ __all__ = [
     "link_update",
     "open_pin",
     "pin",
+    "prog_by_id",
     "prog_info",
     "prog_load",
     "run_syscall",
@@ -76,6 +78,8 @@ __all__ = [
 LINK_TYPE_TCX = 11
 _PROG_INFO_SIZE = 232
 _TEST_RUN = struct.Struct("=IIIIQQIIIIQQIII")
+_QUERY = struct.Struct("=IIIIQIxxxxQQQQ")
+_QUERY_MAX = 64  # programs that the kernel runs on one side of a device
 _F_REPLACE = 1 << 2
 _LOAD = struct.Struct("=IIQQIIQII16sIIIIQIIQI")
 
@@ -187,6 +191,21 @@ def prog_info(prog_fd: int) -> ProgInfo:
         xlated_len=xlated,
         jited_len=jited,
     )
+
+
+def prog_by_id(prog_id: int) -> int:
+    """Descriptor of the program of that kernel id; BpfError (is_not_found) if it is gone."""
+    attr = bytearray(struct.pack("=III", prog_id, 0, 0))
+    return bpf(Cmd.PROG_GET_FD_BY_ID, attr, f"open program id {prog_id}")
+
+
+def attached(ifindex: int, attach_type: AttachType) -> tuple[int, ...]:
+    """Ids of the programs on one side of a device, in the order in which they run (TCX)."""
+    ids = writable(4 * _QUERY_MAX)
+    attr = bytearray(_QUERY.pack(ifindex, attach_type, 0, 0, address(ids), _QUERY_MAX, 0, 0, 0, 0))
+    bpf(Cmd.PROG_QUERY, attr, f"query {attach_type.name.lower()} of {ifindex}")
+    count = min(_QUERY.unpack(attr)[5], _QUERY_MAX)
+    return struct.unpack_from(f"={count}I", ids)
 
 
 def link_create(

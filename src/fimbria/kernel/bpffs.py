@@ -7,6 +7,7 @@ nowhere and goes with its descriptor, for work that must leave nothing behind.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from pathlib import Path
 
@@ -28,6 +29,20 @@ def mount(path: Path) -> None:
     """Mounts a BPF file system on a folder, which is made if need be; OSError."""
     path.mkdir(parents=True, exist_ok=True)
     _check(_libc.mount(b"bpf", os.fsencode(path), b"bpf", 0, b"mode=0700"), f"mount bpf on {path}")
+
+
+def require(path: Path) -> bool:
+    """Sees to it that a folder is on a BPF file system; True if one had to be mounted there.
+
+    Raises OSError if it cannot be, or if the folder is another file system's and not empty.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    if is_bpffs(path):
+        return False
+    if any(path.iterdir()):
+        raise OSError(errno.ENOTEMPTY, "it is no BPF file system, and not empty")
+    mount(path)
+    return True
 
 
 def detached() -> int:

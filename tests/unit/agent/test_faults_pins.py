@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.agent.faultnode import Faults
+from tests.unit.agent.faultnode import Faults, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,6 +134,11 @@ def test_programs_of_others_run_beside_ours(world: Faults) -> None:
     assert count("foreign_a") > seen
     shown = world.inside("tc", "filter", "show", "dev", device, "ingress").stdout
     assert "foreign_a" in shown
+    until(lambda: "programs of others" in world.line("Node")["text"])
+    text = world.line("Node")["text"]
+    assert f"foreign_a before from_container on {device}" in text
+    assert f"foreign_b after from_container on {device}" in text
+    assert world.line("Node")["state"] == "ok"
 
 
 def test_a_second_agent_with_files_of_its_own_is_refused(world: Faults) -> None:
