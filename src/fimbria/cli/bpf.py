@@ -143,8 +143,10 @@ def policy_table(
 
 
 def _endpoint_policies(target: Target, endpoints: Sequence[int]) -> list[dict[str, Any]]:
-    """Read the policies in force; the counters are the rules', shared by all who use a rule."""
+    """Read the policies in force, the first tier first; the counters are the rules', shared by all
+    who use a rule."""
     from fimbria.datapath import abi
+    from fimbria.datapath.lookup import TIERS
 
     documents: list[dict[str, Any]] = []
     with (
@@ -156,11 +158,19 @@ def _endpoint_policies(target: Target, endpoints: Sequence[int]) -> list[dict[st
         for endpoint in endpoints:
             raw = refs.get(_u32(endpoint))
             ref = abi.PolicyRef.unpack(raw) if raw else abi.PolicyRef()
-            info = abi.PolicyInfo.unpack(infos.get(_u32(ref.policy_id)) or bytes(24))
-            inner = policies.get_map(_u32(ref.policy_id))
-            entries = maptext.policy_entries(inner.items().items() if inner else ())
-            if inner:
-                inner.close()
+            number, enforced = ref.policy_id, 0
+            entries: list[dict[str, Any]] = []
+            for _ in range(TIERS):
+                info = abi.PolicyInfo.unpack(infos.get(_u32(number)) or bytes(24))
+                inner = policies.get_map(_u32(number))
+                tier = maptext.policy_entries(inner.items().items() if inner else ())
+                if inner:
+                    inner.close()
+                entries += ({**entry, "tier": number} for entry in tier)
+                enforced |= info.flags
+                number = info.next_id
+                if not number:
+                    break
             for entry in entries:
                 entry |= maptext.counters(stats.get_percpu(_u32(entry["rule"])) or [])
             documents.append(
@@ -168,8 +178,8 @@ def _endpoint_policies(target: Target, endpoints: Sequence[int]) -> list[dict[st
                     "endpoint": endpoint,
                     "policy": ref.policy_id,
                     "revision": ref.revision,
-                    "ingress": bool(info.flags & abi.PolicyFlags.INGRESS),
-                    "egress": bool(info.flags & abi.PolicyFlags.EGRESS),
+                    "ingress": bool(enforced & abi.PolicyFlags.INGRESS),
+                    "egress": bool(enforced & abi.PolicyFlags.EGRESS),
                     "entries": entries,
                 }
             )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Item = tuple[bytes, bytes]
 
 V4_MAPPED = bytes(10) + b"\xff\xff"
+_ACTIONS = {int(abi.PolicyEntryFlags.DENY): "Deny", int(abi.PolicyEntryFlags.PASS): "Pass"}
 PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 
 
@@ -111,13 +112,14 @@ def policy_entries(items: Iterable[Item]) -> list[dict[str, Any]]:
         shape = where.shape & ~abi.PolicyShape.EGRESS
         found.append(
             {
-                "policy": "Deny" if entry.flags & abi.PolicyEntryFlags.DENY else "Allow",
+                "policy": _ACTIONS.get(entry.flags, "Allow"),
                 "direction": "Egress" if where.shape & abi.PolicyShape.EGRESS else "Ingress",
                 "identity": where.identity,
                 "port": port_text(where.dport, where.protocol, shape),
                 "proxy_port": entry.proxy_port,
                 "auth_type": entry.auth_type,
                 "rule": entry.rule_id,
+                "precedence": entry.precedence,
                 "prefix": 0 if shape == abi.PolicyShape.ANY else 7 + shape,
                 "key": key.hex(" "),
                 "value": value.hex(" "),

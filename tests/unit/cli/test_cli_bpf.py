@@ -65,13 +65,19 @@ def bpf_root() -> Iterator[str]:
     refs = make("cilium_policy_ref", MapType.ARRAY, 4, abi.PolicyRef.SIZE)
     refs.put(u32(7), abi.PolicyRef(policy_id=2, revision=5).pack())
     infos = make("cilium_policy_info", MapType.ARRAY, 4, abi.PolicyInfo.SIZE)
-    infos.put(u32(2), abi.PolicyInfo(flags=1, peer_shapes=(1 << 17, 0)).pack())
+    infos.put(u32(2), abi.PolicyInfo(flags=1, peer_shapes=(1 << 17, 0), next_id=3).pack())
+    infos.put(u32(3), abi.PolicyInfo(flags=1, peer_shapes=(1 << 17, 0)).pack())
     inner = BpfMap.create(
         MapType.HASH, key_size=abi.PolicyKey.SIZE, value_size=abi.PolicyEntry.SIZE, max_entries=16
     )
     inner.put(ENTRY[0].pack(), ENTRY[1].pack())
     policies = make("cilium_policy", MapType.ARRAY_OF_MAPS, 4, 4, inner)
-    policies.put_maps({u32(2): inner})
+    following = BpfMap.create(
+        MapType.HASH, key_size=abi.PolicyKey.SIZE, value_size=abi.PolicyEntry.SIZE, max_entries=16
+    )
+    following.put(ENTRY[0].pack(), ENTRY[1]._replace(flags=abi.PolicyEntryFlags.DENY).pack())
+    policies.put_maps({u32(2): inner, u32(3): following})
+    following.close()
     tables = (lxc, ipcache, connections, half_open)
     for made in (*tables, metrics, stats, refs, infos, inner, policies):
         made.close()
@@ -121,7 +127,7 @@ def test_connections_and_metrics(bpf) -> None:
 
 @pytest.mark.root
 def test_policy(bpf) -> None:
-    """The policy in force per endpoint; a direction that is not enforced says so."""
+    """What is in force per endpoint, tier by tier; a direction that is not enforced says so."""
     lines = bpf("policy", "list").output.splitlines()
     assert columns(lines[0])[:5] == ["ENDPOINT", "POLICY", "DIRECTION", "IDENTITY", "PORT/PROTO"]
     assert columns(lines[1])[:5] == ["7", "Allow", "Egress", "ANY", "ANY"]
@@ -130,6 +136,10 @@ def test_policy(bpf) -> None:
     document = json.loads(bpf("policy", "list", "7", "-o", "json").output)
     assert (document[0]["policy"], document[0]["revision"]) == (2, 5)
     assert document[0]["entries"][0]["key"] == ENTRY[0].pack().hex(" ")
+    assert [(one["tier"], one["policy"]) for one in document[0]["entries"]] == [
+        (2, "Allow"),
+        (3, "Deny"),
+    ]
 
 
 @pytest.mark.root
