@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fimbria.compile.ids import Ids, PolicyMap
 from fimbria.compile.node import Compiler, compile_node
-from fimbria.compile.state import ClusterState, Node, Trial
+from fimbria.compile.state import ClusterState, Node, NodeConfig, Trial
 from fimbria.datapath.plan import plan, plan_delta
+from fimbria.model.groups import read_group
+from fimbria.model.peers import Service
 from fimbria.model.policy_parse import parse_policy
-from tests.property.language import documents, groups, services_rows
+from fimbria.model.selector import Selector, equals
 from tests.property.machine import Machine, canonical
-from tests.property.strategies import Cluster, PodRow, clusters, pods, policy, put_pod
+from tests.property.manifests import SERVICES, group_rows, policy
+from tests.property.strategies import PodRow, pods, put_pod
+from tests.property.worlds import World, worlds
 
 if TYPE_CHECKING:
-    from fimbria.model.peers import CidrGroup, Service
     from fimbria.model.policy import Policy
+    from tests.property.manifests import Document
 
 Change = Callable[[ClusterState], None]
 quick = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -31,8 +34,8 @@ def node(number: int, cidr: int, *, router: bool = True) -> Node:
     """A node; several may claim the same pod CIDR."""
     ip = bytes([172, 18, 0, number])
     routers = (bytes([10, 0, cidr, 1]),) if router else ()
-    name, labels = f"n{number}" if number > 1 else "n", ("node:role=edge",) if router else ()
-    return Node(name, (ip,), (), (f"10.0.{cidr}.0/24",), ip, routers, labels)
+    labels = ("node:role=edge",) if router else ()
+    return Node(f"n{number}", (ip,), (), (f"10.0.{cidr}.0/24",), ip, routers, labels)
 
 
 def put(state: ClusterState, number: int, pod: PodRow, *, local: bool) -> None:
@@ -60,8 +63,9 @@ def drop_trials(state: ClusterState) -> None:
     state.trials.replace({})
 
 
-def put_group(state: ClusterState, row: CidrGroup) -> None:
-    state.groups.put(row.name, row)
+def put_groups(state: ClusterState, rows: list[Document]) -> None:
+    for group in map(read_group, rows):
+        state.groups.put(group.name, group)
 
 
 def put_service(state: ClusterState, row: Service) -> None:
@@ -93,7 +97,19 @@ def drop_node(state: ClusterState, row: Node) -> None:
 
 
 numbers = st.integers(1, 6)
-policies = st.one_of(st.integers(0, 3).flatmap(policy), documents, documents).map(parse_policy)
+policies = (
+    st.integers(0, 3)
+    .flatmap(lambda index: policy(index, NodeConfig(node_labels=True)))
+    .map(lambda document: parse_policy(document, node_labels=True))
+)
+services = st.builds(
+    lambda name, selector, ip: Service("red", name, (), selector, () if selector else (ip,)),
+    st.sampled_from(SERVICES),
+    st.sampled_from([None, equals("k8s:app", "web"), equals("k8s:app", "db")]).map(
+        lambda demand: Selector((demand,)) if demand else None
+    ),
+    st.sampled_from([bytes([192, 0, 2, 7]), bytes([192, 0, 2, 200])]),
+)
 rows = st.builds(node, numbers, st.integers(1, 3), router=st.booleans())
 change = st.one_of(
     policies.map(lambda value: partial(put_policy, value=value)),
@@ -105,8 +121,8 @@ change = st.one_of(
         st.booleans(),
     ),
     st.just(drop_trials),
-    groups.map(lambda row: partial(put_group, row=row)),
-    services_rows.map(lambda row: partial(put_service, row=row)),
+    group_rows.map(lambda rows: partial(put_groups, rows=rows)),
+    services.map(lambda row: partial(put_service, row=row)),
     st.just(drop_context),
     numbers.map(lambda n: partial(drop_policy, number=n)),
     st.builds(
@@ -124,35 +140,28 @@ changes = st.lists(change, min_size=1, max_size=6)
 """Changes of all tables: rows come, go, and are replaced by others under the same key."""
 
 
-def copy(state: ClusterState, **config: Any) -> ClusterState:
-    """The same rows in a state of their own, with other settings if some are given."""
-    fresh = ClusterState(state.self_name, replace(state.config, **config))
+def copy(state: ClusterState) -> ClusterState:
+    """The same rows in a state of their own."""
+    fresh = ClusterState(state.self_name, state.config)
     for mine, theirs in zip(fresh.tables(), state.tables(), strict=True):
         for key, row in theirs.items():
             mine.put(key, row)  # type: ignore[arg-type] - tables come in the same order
     return fresh
 
 
-def everything(cluster: Cluster) -> ClusterState:
-    """A cluster's state with all that is optional."""
-    return copy(
-        cluster.state(), host_firewall=True, node_labels=True, cidr_match=frozenset({"nodes"})
-    )
-
-
-def changed(cluster: Cluster, todo: list[Change]) -> ClusterState:
-    """The same after some changes."""
-    state = everything(cluster)
+def changed(world: World, todo: list[Change]) -> ClusterState:
+    """A world's state after some changes."""
+    state = world.state()
     for change in todo:
         change(state)
     return state
 
 
 @quick
-@given(clusters(), st.lists(changes, min_size=1, max_size=4))
-def test_incremental_is_full(cluster: Cluster, rounds: list[list[Change]]) -> None:
+@given(worlds(0), st.lists(changes, min_size=1, max_size=4))
+def test_incremental_is_full(world: World, rounds: list[list[Change]]) -> None:
     """After any changes the compiler has byte for byte what a compile from nothing gives."""
-    state, ids = everything(cluster), Ids()
+    state, ids = world.state(), Ids()
     compiler = Compiler(state, ids)
     mirror = Machine()
     for todo in ([], *rounds):
@@ -171,10 +180,10 @@ def test_incremental_is_full(cluster: Cluster, rounds: list[list[Change]]) -> No
 
 
 @quick
-@given(clusters(), changes)
-def test_apply_then_revert_is_identity(cluster: Cluster, todo: list[Change]) -> None:
+@given(worlds(0), changes)
+def test_apply_then_revert_is_identity(world: World, todo: list[Change]) -> None:
     """Taking changes back leaves what was there before, nothing more."""
-    state = everything(cluster)
+    state = world.state()
     compiler = Compiler(state, Ids())
     compiler.update()
     compiler.applied()
@@ -190,9 +199,9 @@ def test_apply_then_revert_is_identity(cluster: Cluster, todo: list[Change]) -> 
 
 
 @quick
-@given(clusters(), changes, clusters(), changes, st.data())
+@given(worlds(0), changes, worlds(0), changes, st.data())
 def test_crash_anywhere_converges(
-    one: Cluster, before: list[Change], other: Cluster, after: list[Change], data: st.DataObject
+    one: World, before: list[Change], other: World, after: list[Change], data: st.DataObject
 ) -> None:
     """Stopped after any operation, planning again reaches the goal; nobody is ever half judged.
 
@@ -221,10 +230,10 @@ def test_crash_anywhere_converges(
 
 
 @quick
-@given(clusters(), changes, st.data())
-def test_damage_is_repaired(cluster: Cluster, todo: list[Change], data: st.DataObject) -> None:
+@given(worlds(0), changes, st.data())
+def test_damage_is_repaired(world: World, todo: list[Change], data: st.DataObject) -> None:
     """A policy whose content somebody changed is rewritten, with its endpoints never in it."""
-    desired = compile_node(changed(cluster, todo), Ids())
+    desired = compile_node(changed(world, todo), Ids())
     machine = Machine()
     for op in plan(machine.actual(), desired):
         machine.execute(op)

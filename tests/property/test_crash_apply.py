@@ -41,21 +41,21 @@ from fimbria.model.labels import pod_labels
 from fimbria.model.policy import PolicyKey
 from fimbria.model.policy_parse import parse_policy
 from tests.property.machine import canonical
-from tests.property.strategies import Cluster, PodRow, clusters
+from tests.property.strategies import PodRow
 from tests.property.test_compile_changes import (
     Change,
     changes,
     copy,
     drop,
-    everything,
     node,
     put,
     put_node,
     put_policy,
     put_trial,
 )
+from tests.property.worlds import World, worlds
 
-ROUTER = "10.0.1.1"
+ROUTER, ROUTER6 = "10.0.1.1", "fd00:1::fe"
 DEFINITIONS = definitions(objects_dir())
 PROTOCOLS, PORTS = (6, 17), (53, 80, 443, 8080)
 Moment = tuple[int, Literal["before", "after"]]
@@ -68,13 +68,16 @@ class Machine:
     """A node's kernel; it outlives the agents that run on it. What an Applier asks of a Node."""
 
     kernel: FakeKernel = field(default_factory=lambda: FakeKernel(DEFINITIONS.values()))
-    gateway: Gateway = field(default_factory=lambda: Gateway(ROUTER))
+    gateway: Gateway = field(default_factory=lambda: Gateway(ROUTER, ROUTER6))
 
     def __post_init__(self) -> None:
         self.net = self.kernel.net
         host, direct = self.net.add_link("cilium_host"), self.net.add_link("eth0")
         self.net.address_replace(Address(host, f"{ROUTER}/32"))
+        self.net.address_replace(Address(host, f"{ROUTER6}/128"))
+        self.net.address_replace(Address(host, "fe80::2/64"))
         self.net.address_replace(Address(direct, "172.18.0.1/24"))
+        self.net.address_replace(Address(direct, "fd77::1/64"))
         eth0 = Device("eth0", direct, bytes(6), 1500, ("172.18.0.1/24",))
         self.devices = NodeDevices(host, bytes(6), 0, 0, (eth0,), eth0, (), 1500, 1500)
         self.maps = self.kernel.bpf
@@ -180,7 +183,7 @@ class Story:
     """A node that has realised `before` and goes on to `after`."""
 
     def __init__(self, before: ClusterState, todo: list[Change]) -> None:
-        before.nodes.put("n", node(1, 1))
+        before.nodes.put("n1", node(1, 1))
         self.machine = Machine()
         self.state = before
         self.process = Process(self.machine, before)
@@ -232,10 +235,10 @@ class Story:
 
 
 @some
-@given(clusters(), changes, moments, moments)
-def test_killed_twice(cluster: Cluster, todo: list[Change], one: Moment, other: Moment) -> None:
+@given(worlds(0), changes, moments, moments)
+def test_killed_twice(world: World, todo: list[Change], one: Moment, other: Moment) -> None:
     """Killed in an update and again in the start after it: never wrong, and then all is right."""
-    story = Story(everything(cluster), todo)
+    story = Story(world.state(), todo)
     if not story.process.apply(one):
         story.no_worse_than_either()
     if not story.start_again(other):
@@ -293,7 +296,7 @@ def fixed() -> Story:
         )
 
     web, db = PodRow(labels("web"), 300, ()), PodRow(labels("db"), 301, ())
-    state = ClusterState("n", NodeConfig())
+    state = ClusterState("n1", NodeConfig())
     for number, pod in ((1, web), (2, db), (3, db)):
         put(state, number, pod, local=True)
     put(state, 4, web, local=False)

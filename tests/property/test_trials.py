@@ -17,7 +17,6 @@ from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelSet
 from fimbria.model.policy import DIRECTIONS
 from fimbria.model.semantics import End, Question, verdict
-from tests.property.strategies import Cluster, clusters
 from tests.property.test_compile_changes import (
     Change,
     changed,
@@ -26,6 +25,7 @@ from tests.property.test_compile_changes import (
     put_trial,
     quick,
 )
+from tests.property.worlds import World, worlds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,20 +61,23 @@ def subjects(state: ClusterState) -> Iterator[tuple[int, End]]:
         labels = state.identities.get(row.identity)
         if labels is not None:
             yield row.id, End(row.identity, LabelSet(labels), frozenset(row.named_ports))
+    if not state.config.host_firewall:
+        return
     own = state.nodes.get(state.self_name)
     labels = (*(own.labels if own else ()), *RESERVED[Identity.HOST])
     yield HOST, End(Identity.HOST, LabelSet(labels))
 
 
 @quick
-@given(clusters(), changes, policies)
-def test_trials(cluster: Cluster, todo: list[Change], value: Policy) -> None:
+@given(worlds(0), changes, policies)
+def test_trials(world: World, todo: list[Change], value: Policy) -> None:
     """policy_id is what is on trial; fallback_id, if there is an end, what was before."""
-    state = changed(cluster, todo)
+    state = changed(world, todo)
     put_trial(state, value, 9, gone=False)
     compiler = Compiler(state, Ids())
     compiler.update()
     desired, places, context = compiler.desired(), state.places(), state.context()
+    match = state.config.cidr_match
     held = {**BUILT_IN, **desired.policies}
     for number, subject in subjects(state):
         ref = PolicyRef.unpack(desired.maps[POLICY_REF][ref_key(number)])
@@ -85,8 +88,10 @@ def test_trials(cluster: Cluster, todo: list[Change], value: Policy) -> None:
             peer = places.end(ip)
             if number == HOST and peer.identity == Identity.HOST:
                 continue
-            identity = address_identity(desired.maps, ip, dual_stack=False)
-            cidr = cidr_lookup(desired.maps[CIDR], identity, ip, nodes=True, pods=False)
+            identity = address_identity(desired.maps, ip, dual_stack=state.config.ipv6)
+            cidr = cidr_lookup(
+                desired.maps[CIDR], identity, ip, nodes="nodes" in match, pods="pods" in match
+            )
             asked = Asked(identity, Direction(way), protocol, port, cidr)
             question = Question(
                 subject, peer, way, protocol, port, state.config.enforcement, context,
