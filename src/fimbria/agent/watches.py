@@ -32,6 +32,7 @@ from fimbria.sources.resources import (
     NAMESPACES,
     NETWORK_POLICIES,
     NODES,
+    OLD_CIDR_GROUPS,
     PODS,
     SERVICES,
     CiliumEndpoint,
@@ -109,6 +110,7 @@ class Watches:
             lambda item: policy_document(item, "CiliumCIDRGroup", CILIUM_CIDR_GROUPS.api_version),
             lambda changes: self.on_groups(changes),
             optional=True,
+            older=(OLD_CIDR_GROUPS,),
         )
         self.services: Reflector[Document, Service] = Reflector(
             client, SERVICES, service_row, lambda changes: self.on_services(changes)

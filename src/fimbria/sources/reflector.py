@@ -77,9 +77,14 @@ class Reflector(Generic[T, R]):
         field_selector: str | None = None,
         label_selector: str | None = None,
         optional: bool = False,
+        older: Sequence[Resource[T]] = (),
     ) -> None:
-        """`optional`: a server that does not know the kind counts as an empty list."""
+        """`optional`: a server that does not know the kind counts as an empty list.
+
+        `older` are versions of an optional kind to take where the server has no other.
+        """
         self.resource = resource
+        self._versions = (resource, *older)
         self.rows: dict[Key, R] = {}
         self.synced = asyncio.Event()
         self.health = Health()
@@ -113,21 +118,30 @@ class Reflector(Generic[T, R]):
             except (KubeError, KubeUnreachable, DecodeError) as error:
                 if is_gone(error) or isinstance(error, DecodeError):
                     fresh = False
-                if self._absent(error):
-                    fresh, delay = False, BACKOFF_MAX
+                pause = self._absent(error)
+                if pause is not None:
+                    fresh, delay = False, pause
                 else:
                     self._failed(error)
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, BACKOFF_MAX)
 
-    def _absent(self, error: Exception) -> bool:
-        """True if the kind may be missing and is: then it is an empty list, looked at again."""
+    def _absent(self, error: Exception) -> float | None:
+        """Return after how long a kind that may be missing, and is, is looked for again.
+
+        That is at once in an older version, if there is one. A kind that no version has is an empty
+        list. None: it is not missing.
+        """
         if not (self._optional and is_not_found(error)):
-            return False
+            return None
+        following = self._versions.index(self.resource) + 1
+        self.resource = self._versions[following % len(self._versions)]
+        if following < len(self._versions):
+            return 0.0
         self.health.absent, self.health.last_error = True, ""
         self._replace({})
         self.synced.set()
-        return True
+        return BACKOFF_MAX
 
     def _failed(self, error: Exception) -> None:
         self.health.connected = False

@@ -278,6 +278,9 @@ CLUSTER_NETWORK_POLICIES = Resource[Document](
 CILIUM_CIDR_GROUPS = Resource[Document](
     "cilium.io", "v2", "ciliumcidrgroups", "CiliumCIDRGroup", False, dict
 )
+OLD_CIDR_GROUPS = Resource[Document](
+    "cilium.io", "v2alpha1", "ciliumcidrgroups", "CiliumCIDRGroup", False, dict
+)
 SERVICES = Resource[Document]("", "v1", "services", "Service", True, dict)
 ENDPOINT_SLICES = Resource[Document](
     "discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", True, dict

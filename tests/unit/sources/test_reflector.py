@@ -239,6 +239,27 @@ async def test_a_kind_that_the_server_lacks(client: KubeClient) -> None:
         await task
 
 
+async def test_a_kind_in_an_older_version(client: KubeClient) -> None:
+    """Where the server has a kind in an older version only, that one is taken."""
+    from fimbria.sources.resources import Resource
+
+    newer = Resource("cilium.io", "v9", "ciliumidentities", "CiliumIdentity", False, CiliumIdentity)
+    await client.create(CILIUM_IDENTITIES, identity(500))
+    made = Reflector(
+        client, newer, lambda item: item, lambda changes: None, optional=True,
+        older=(CILIUM_IDENTITIES,),
+    )  # fmt: skip
+    task = asyncio.create_task(made.run())
+    async with asyncio.timeout(20):
+        await made.synced.wait()
+    assert ("", "500") in made.rows
+    assert not made.health.absent
+    assert made.resource is CILIUM_IDENTITIES
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_field_selectors_and_namespaces(client: KubeClient) -> None:
     """A pod list can be narrowed to a node, as the agent does."""
     await client.create(NAMESPACES, {"metadata": {"name": "ns", "labels": {"k": "v"}}})
