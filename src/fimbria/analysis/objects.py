@@ -197,13 +197,16 @@ def group_of(manifest: Manifest) -> str:
     return group if slash else ""
 
 
-def decode(manifest: Manifest, kind: type[T]) -> T:
-    """Return a manifest as a value. Raises ManifestError naming the field that is wrong."""
+def decode(manifest: Manifest, kind: type[T], value: object = None, path: str = "") -> T:
+    """Return a manifest as a value, or `value`, which is its field `path`.
+
+    Raises ManifestError naming the field that is wrong.
+    """
     try:
-        return msgspec.convert(manifest.document, kind)
+        return msgspec.convert(manifest.document if value is None else value, kind)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$")
-        field = place.rstrip("`").lstrip(".").replace("[...]", "")
+        field = f"{path}{place.rstrip('`')}".lstrip(".").replace("[...]", "")
         raise manifest.error(field, _plain(reason)) from error
 
 
