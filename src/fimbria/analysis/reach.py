@@ -1,0 +1,272 @@
+"""Who can reach whom, for all packets at once: verdicts as bits over groups × groups × atoms.
+
+    entries ─► codes: per bucket and atom the best hit (precedence, shape, action)
+    cells (policy, direction, peer) ─► tier by tier over the codes ─► bits over atoms
+    bits ─► rows by policy, columns by peer ─► egress ∧ ingress
+
+A bucket is what one side of a lookup can hit. Peers that a policy does not name share one cell, so
+the work grows with what policies say and not with the number of pairs. Atoms are taken 64 at a
+time, a word of bits each, so memory does not grow with their number. The meaning is
+`datapath.lookup.policy_lookup`'s; tests hold this against the rules themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from fimbria.datapath.abi import (
+    DTYPES,
+    Direction,
+    PolicyEntryFlags,
+    PolicyFlags,
+    PolicyInfo,
+    PolicyShape,
+)
+from fimbria.datapath.lookup import TIERS, endpoint_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from fimbria.analysis.atoms import Atom, Group
+    from fimbria.analysis.engine import Engine
+
+    Ints = NDArray[np.int64]
+    Codes = NDArray[np.int32]
+    Bits = NDArray[np.uint64]
+    Flags = NDArray[np.bool_]
+
+WORD = 64
+"""Atoms that are judged together."""
+
+CELLS = 1 << 16
+"""Cells that are judged together, to bound memory."""
+
+ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_NOBODY = 0xFFFF_FFFF
+"""An identity that no policy names."""
+
+_ALLOW, _REDIRECT, _DENY, _PASS = range(4)
+_KEY: np.dtype[np.void] = np.dtype(cast("Any", DTYPES["PolicyKey"]))
+_ENTRY: np.dtype[np.void] = np.dtype(cast("Any", DTYPES["PolicyEntry"]))
+_WAY = int(PolicyShape.EGRESS)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The verdicts about up to 64 atoms, the bit of each by its place in `atoms`.
+
+    `passes[i, j]` has the atoms that get from group i to group j; of these, `redirects[i, j]` go by
+    a proxy. Pairs of which no policy can be about either end, and pairs without an address family
+    in common, have no bits.
+    """
+
+    atoms: Sequence[Atom]
+    passes: Bits
+    redirects: Bits
+
+
+class Reach:
+    """Verdicts in an engine's world over the groups and atoms of `analysis.atoms`."""
+
+    def __init__(self, engine: Engine, groups: Sequence[Group], atoms: Sequence[Atom]) -> None:
+        self.groups, self.atoms = groups, atoms
+        places = [engine.place(group.name) for group in groups]
+        peers = [(place.end.identity, place.cidr) for place in places]
+        self._peers = sorted(set(peers))
+        number = {peer: at for at, peer in enumerate(self._peers)}
+        self._column = np.array([number[peer] for peer in peers], np.int64)
+        heads = [endpoint_policy(engine.maps, g.unit) if g.unit else 0 for g in groups]
+        self._heads = sorted(set(heads))
+        place_of = {head: at for at, head in enumerate(self._heads)}
+        self._row = np.array([place_of[head] for head in heads], np.int64)
+        self._entries = _Entries(engine, self._heads)
+        self._possible = self._pairs()
+
+    def _pairs(self) -> Bits:
+        """Return ALL for every pair between which packets that policy sees can go, else 0."""
+        policed = np.array([group.unit != 0 for group in self.groups])
+        family = np.array([group.family for group in self.groups])
+        same = (family[:, None] == family) | (family[:, None] == 0) | (family == 0)
+        seen = same & (policed[:, None] | policed)
+        alone = [i for i, g in enumerate(self.groups) if len(g.members) < 2]
+        seen[alone, alone] = False
+        return np.where(seen, ALL, np.uint64(0))
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the verdicts, 64 atoms at a time."""
+        for start in range(0, len(self.atoms), WORD):
+            atoms = self.atoms[start : start + WORD]
+            entries = self._entries.over(atoms)
+            out, out_by = self._side(entries, Direction.EGRESS)
+            into, into_by = self._side(entries, Direction.INGRESS)
+            known = np.uint64((1 << len(atoms)) - 1)
+            passes = out & into.T & known & self._possible
+            yield Chunk(atoms, passes, passes & (out_by | into_by.T))
+
+    def _side(self, entries: _Codes, direction: Direction) -> tuple[Bits, Bits]:
+        """Return what passes, and what is redirected, at each group from or to each other."""
+        egress = int(direction is Direction.EGRESS)
+        rows, columns = self._cells(egress)
+        shape = len(self._heads), len(self._peers)
+        passes, proxied = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64)
+        every = np.arange(len(self._heads))
+        heads = np.array(self._heads)
+        rest, rest_by = entries.judge(heads, egress, *(np.full(len(heads), n) for n in (_NOBODY, 0)))
+        passes[every], proxied[every] = rest[:, None], rest_by[:, None]
+        identity = np.array([one for one, _ in self._peers])
+        cidr = np.array([one for _, one in self._peers])
+        for at in range(0, len(rows), CELLS):
+            row, column = rows[at : at + CELLS], columns[at : at + CELLS]
+            bits, bits_by = entries.judge(heads[row], egress, identity[column], cidr[column])
+            passes[row, column], proxied[row, column] = bits, bits_by
+        pick = np.ix_(self._row, self._column)
+        return passes[pick], proxied[pick]
+
+    def _cells(self, egress: int) -> tuple[Ints, Ints]:
+        """Return (row, column) of every policy and every peer that one of its tiers names."""
+        by_identity: dict[int, list[int]] = {}
+        for column, pair in enumerate(self._peers):
+            for identity in set(pair) - {0}:
+                by_identity.setdefault(identity, []).append(column)
+        rows: list[int] = []
+        columns: list[int] = []
+        for row, head in enumerate(self._heads):
+            named = {i for tier in self._entries.chain(head)
+                     for i in self._entries.named(tier, egress)}  # fmt: skip
+            found = {column for one in named for column in by_identity.get(one, ())}
+            rows += [row] * len(found)
+            columns += found
+        return np.array(rows, np.int64), np.array(columns, np.int64)
+
+
+class _Entries:
+    """The entries of an engine's policies as arrays, by bucket."""
+
+    def __init__(self, engine: Engine, heads: Sequence[int]) -> None:
+        infos = {n: PolicyInfo.unpack(p.info) for n, p in engine.policy_maps.items()}
+        self._next = {number: info.next_id for number, info in infos.items()}
+        used = sorted({tier for head in heads for tier in self.chain(head)})
+        last = max(infos) + 1
+        self.flags, self.following = np.zeros(last, np.int64), np.zeros(last, np.int64)
+        for number in used:
+            self.flags[number] = infos[number].flags
+            self.following[number] = infos[number].next_id
+        maps = [engine.policy_maps[number].entries for number in used]
+        keys = np.frombuffer(b"".join(key for one in maps for key in one), _KEY)
+        values = np.frombuffer(b"".join(value for one in maps for value in one.values()), _ENTRY)
+        policy = np.repeat(np.array(used, np.int64), [len(one) for one in maps])
+        egress = (keys["shape"] & _WAY != 0).astype(np.int64)
+        self.protocol = keys["protocol"].astype(np.int64)
+        self.port = keys["dport"].astype(np.int64)
+        self.shape = (keys["shape"] & ~np.uint8(_WAY)).astype(np.int64)
+        self.buckets, self.bucket = np.unique(
+            bucket(policy, egress, keys["identity"].astype(np.int64)), return_inverse=True
+        )
+        flags = values["flags"]
+        action = np.where(values["proxy_port"] != 0, _REDIRECT, _ALLOW)
+        action = np.where(flags & int(PolicyEntryFlags.DENY), _DENY, action)
+        action = np.where(flags & int(PolicyEntryFlags.PASS), _PASS, action)
+        rank = values["precedence"].astype(np.int64) << 5 | self.shape
+        self.code = (rank << 2 | action).astype(np.int32)
+
+    def chain(self, head: int) -> list[int]:
+        """Return a policy and those that follow it."""
+        found = [head]
+        while following := self._next.get(found[-1]):
+            found.append(following)
+        return found
+
+    def named(self, tier: int, egress: int) -> list[int]:
+        """Return the identities that a policy names in a direction."""
+        base = tier << 33 | egress << 32
+        low, high = np.searchsorted(self.buckets, [base + 1, base + (1 << 32)])
+        return (self.buckets[low:high] & 0xFFFF_FFFF).tolist()
+
+    def over(self, atoms: Sequence[Atom]) -> _Codes:
+        """Return the best hit of every bucket for each of these atoms."""
+        protocol = np.array([atom.protocol for atom in atoms])
+        first = np.array([atom.first for atom in atoms])
+        suffixes, which = np.unique(
+            self.shape << 24 | self.protocol << 16 | self.port, return_inverse=True
+        )
+        shape, spoken, port = suffixes >> 24, suffixes >> 16 & 0xFF, suffixes & 0xFFFF
+        size = np.where(shape > 1, 1 << (17 - np.maximum(shape, 1)), 1 << 16)
+        held = (shape[:, None] == 0) | (spoken[:, None] == protocol)
+        held &= (shape[:, None] <= 1) | (
+            (first >= port[:, None]) & (first < (port + size)[:, None])
+        )
+        codes = np.full((len(self.buckets) + 1, len(atoms)), -1, np.int32)
+        for at in range(len(atoms)):
+            rows = np.flatnonzero(held[which, at])
+            np.maximum.at(codes[:, at], self.bucket[rows], self.code[rows])
+        return _Codes(self, codes)
+
+
+class _Codes:
+    """Best hits by bucket and atom; the last row is the bucket that is not there."""
+
+    def __init__(self, entries: _Entries, codes: Codes) -> None:
+        self._entries, self._codes = entries, codes
+
+    def judge(self, head: Ints, egress: int, identity: Ints, cidr: Ints) -> tuple[Bits, Bits]:
+        """Return, by cell, the bits of the atoms that pass, and of those that are redirected."""
+        entries, count = self._entries, self._codes.shape[1]
+        way = int(Direction.EGRESS if egress else Direction.INGRESS)
+        opened = int(PolicyFlags.EGRESS_OPEN if egress else PolicyFlags.INGRESS_OPEN)
+        undecided: Flags = np.ones((len(head), count), np.bool_)
+        passes: Flags = np.zeros_like(undecided)
+        proxied: Flags = np.zeros_like(undecided)
+        tier = head
+        for _ in range(TIERS):
+            flags = entries.flags[tier]
+            best = self._best(tier, egress, identity, cidr)
+            best[flags & way == 0] = -1
+            action = np.where(best < 0, _PASS, best & 3)
+            closed = (flags & way != 0) & (flags & opened == 0)
+            decided = undecided & ((action != _PASS) | ((best < 0) & closed[:, None]))
+            passes |= decided & (action <= _REDIRECT)
+            proxied |= decided & (action == _REDIRECT)
+            undecided &= ~decided
+            following = entries.following[tier]
+            ends = following == 0
+            passes[ends] |= undecided[ends]
+            undecided[ends] = False
+            if ends.all():
+                break
+            tier = following
+        return _packed(passes), _packed(proxied)
+
+    def _best(self, tier: Ints, egress: int, identity: Ints, cidr: Ints) -> Codes:
+        best = self._codes[self._find(tier, egress, identity)]
+        if cidr.any():
+            best = np.maximum(best, self._codes[self._find(tier, egress, cidr, none=cidr == 0)])
+        anyone = self._find(tier, egress, np.zeros(len(tier), np.int64))
+        return np.maximum(best, self._codes[anyone])
+
+    def _find(self, tier: Ints, egress: int, identity: Ints, none: Flags | None = None) -> Ints:
+        """Return the rows of buckets; the last one for those that are not there."""
+        buckets = self._entries.buckets
+        wanted = bucket(tier, egress, identity)
+        place = np.searchsorted(buckets, wanted)
+        found = place < len(buckets)
+        found[found] = buckets[place[found]] == wanted[found]
+        if none is not None:
+            found &= ~none
+        return np.where(found, place, len(buckets))
+
+
+def bucket(policy: Ints, egress: Ints | int, identity: Ints) -> Ints:
+    """Return the numbers of buckets: policy, direction, identity, from the highest bit on."""
+    return (policy << 33) | (egress << 32) | identity
+
+
+def _packed(flags: Flags) -> Bits:
+    """Return rows of up to 64 flags as words, the first flag in the lowest bit."""
+    padded = np.zeros((len(flags), WORD), np.bool_)
+    padded[:, : flags.shape[1]] = flags
+    return np.packbits(padded, axis=1, bitorder="little").view("<u8").reshape(len(flags))
