@@ -15,7 +15,8 @@ from fimbria.analysis.objects import WORKLOADS, decode, group_of
 from fimbria.compile.state import Node
 from fimbria.model.groups import read_group
 from fimbria.model.identity import FIRST, LAST
-from fimbria.model.labels import LabelFilter, canonical
+from fimbria.model.labels import LabelError, LabelFilter, canonical
+from fimbria.model.peers import prefix
 from fimbria.model.policy import PolicyError
 from fimbria.model.policy_parse import KINDS, parse_policy
 from fimbria.model.services import read_service, service_of
@@ -23,7 +24,7 @@ from fimbria.sources import resources
 from fimbria.sources.files import ManifestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fimbria.analysis.world import World
     from fimbria.model.policy import NamedPort
@@ -68,6 +69,8 @@ class Collector:
             self.taken.errors.append(error)
         except PolicyError as error:
             self.taken.errors.append(one.error(error.path, error.reason))
+        except LabelError as error:
+            self.taken.errors.append(one.error("metadata", str(error)))
 
     def _take(self, one: Manifest) -> None:
         group = group_of(one)
@@ -118,6 +121,8 @@ class Collector:
             if protocol not in PROTOCOLS or not 0 < number < 0x10000:
                 raise one.error(f"{path}.containers", f"port {name!r} is {number}/{protocol}")
             named.add((name, PROTOCOLS[protocol], number))
+        if "" in (pod.metadata.labels or {}):
+            raise one.error(path.removesuffix("spec") + "metadata.labels", "a label has no key")
         place = one.namespace or "default", one.name
         have = self.taken.templates.get(place)
         if have is not None and have[0] != "Pod" and kind != "Pod":
@@ -130,15 +135,15 @@ class Collector:
         addresses = [a.address for a in found.status.addresses or () if a.type.endswith("IP")]
         labels = canonical(f"node:{k}={v}" for k, v in (found.metadata.labels or {}).items())
         ips = [self._ip(one, "status.addresses", text) for text in addresses]
+        cidrs = self._cidrs(one, "spec.podCIDRs", found.spec.pod_cidrs or ())
         self.taken.nodes.setdefault(one.name, []).append(
-            Node(one.name, _family(ips, 4), _family(ips, 16), tuple(found.spec.pod_cidrs or ()),
-                 labels=labels)
-        )  # fmt: skip
+            Node(one.name, _family(ips, 4), _family(ips, 16), cidrs, labels=labels)
+        )
 
     def _cilium_node(self, one: Manifest) -> None:
         found = decode(one, resources.CiliumNode).spec
         ips = [self._ip(one, "spec.addresses", a.ip) for a in found.addresses or ()]
-        cidrs = tuple(found.ipam.pod_cidrs or ())
+        cidrs = self._cidrs(one, "spec.ipam.podCIDRs", found.ipam.pod_cidrs or ())
         row = Node(one.name, _family(ips, 4), _family(ips, 16), cidrs)
         self.taken.nodes.setdefault(one.name, []).append(row)
 
@@ -167,6 +172,15 @@ class Collector:
         if key is not None:
             read_service(ANY_SERVICE, [one.document])
             self.taken.slices.setdefault(key, []).append(one.document)
+
+    @staticmethod
+    def _cidrs(one: Manifest, path: str, texts: Sequence[str]) -> tuple[str, ...]:
+        for text in texts:
+            try:
+                prefix(text)
+            except ValueError as error:
+                raise one.error(path, f"{text!r} is no prefix") from error
+        return tuple(texts)
 
     @staticmethod
     def _ip(one: Manifest, path: str, text: str) -> bytes:
