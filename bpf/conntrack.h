@@ -113,13 +113,14 @@ static __always_inline void ct_touch(struct __sk_buff *skb, struct flow *f, stru
 	__u8 fresh = flags & ~dir->tcp_flags;
 
 	if (f->t.protocol == IPPROTO_TCP && f->t.fragment != FRAGMENT_LATER) {
-		if (!(flags & TCP_SYN))
-			e->flags |= CT_F_SEEN_NON_SYN;
 		if (flags & (TCP_FIN | TCP_RST))
 			e->flags |= (f->d & 1) == (e->orig & 1) ? CT_F_TX_CLOSING : CT_F_RX_CLOSING;
 		if (flags & TCP_RST &&
-		    !(e->dir[0].tcp_flags & e->dir[1].tcp_flags & TCP_SYN))
-			e->flags |= CT_F_CLOSED; /* refused before it was open */
+		    (!(e->flags & CT_F_SEEN_NON_SYN) ||
+		     !(e->dir[0].tcp_flags & e->dir[1].tcp_flags & TCP_SYN)))
+			e->flags |= CT_F_CLOSED; /* refused by either side before it was open */
+		if (!(flags & TCP_SYN))
+			e->flags |= CT_F_SEEN_NON_SYN;
 		dir->tcp_flags |= f->t.tcp_flags;
 	}
 	e->expires = now + lifetime(e, f->t.protocol);

@@ -74,7 +74,7 @@ def test_the_openers_second_packet_moves_a_connection(node: Node, at: Addresses)
 
 @pytest.mark.parametrize("refuser", ["receiver", "opener"])
 def test_what_either_side_refuses_never_moves(node: Node, at: Addresses, refuser: str) -> None:
-    """A closed port, or an opener whose kernel knows of no connection: half-open until it ends."""
+    """A closed port, or an opener whose kernel knows of no connection: half-open, and soon over."""
     node.run("from_container", tcp(at.own, at.local, pod=A), A.device)
     answer = "RA" if refuser == "receiver" else "SA"
     back = tcp(at.local, at.own, answer, sport=80, dport=4000, pod=B)
@@ -83,6 +83,10 @@ def test_what_either_side_refuses_never_moves(node: Node, at: Addresses, refuser
         reset = tcp(at.own, at.local, "R", pod=A)
         assert node.run("from_container", reset, A.device).verdict == REDIRECT
     assert where(node) == (0, 1)
+    (entry,) = node.entries(HALF_OPEN).values()
+    hertz = node.constants["cfg_hz"]
+    assert isinstance(hertz, int)
+    assert entry.expires - entry.created <= 11 * hertz
 
 
 def test_one_way_traffic_stays_half_open_and_fast(node: Node, at: Addresses) -> None:
