@@ -9,8 +9,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-import yaml
-
 from fimbria.datapath.abi import PolicyEntryFlags, PolicyShape, RuleIds
 from fimbria.model.policy import Protocol
 
@@ -75,6 +73,8 @@ def policy_text(policy: Policy, path: str) -> str:
     value = policy_value(policy, path)
     if value is None or isinstance(value, str):
         return value or ""
+    import yaml  # only here, because it takes as long to load as the rest of this package
+
     return yaml.safe_dump(value, sort_keys=False, default_flow_style=False)
 
 
