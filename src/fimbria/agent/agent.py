@@ -112,14 +112,14 @@ class Agent:
         self.applier.after = self._applied
         self.applier.controller = add("apply", self.applier.run_once, backoff=0.5)
         self.cluster.dirty = self._dirty
-        self.cluster.pods_changed = self._pods_changed
+        self.cluster.pods.changed = self._pods_changed
         self.cluster.identities_lost = self._recreate.trigger
         self.cluster.policies.judged = self.statuses.report
         kept = self._state_dir / keptpolicies.FILE
         self.cluster.policies.restore(keptpolicies.load(kept))
         self.cluster.policies.remember = lambda documents: keptpolicies.save(kept, documents)
         self.cluster.references.judged = self.statuses.report
-        self.cluster.endpoints = lambda: [endpoint.file for endpoint in self.endpoints]
+        self.cluster.pods.endpoints = lambda: [endpoint.file for endpoint in self.endpoints]
         self.cluster.own_node_changed = self._own_node_changed
         self.cluster.own_endpoints_changed = self._own_endpoints_changed
         self.collector.after = self._collected
@@ -336,7 +336,7 @@ class Agent:
             endpoint = self.endpoints.get(number)
             if endpoint is None or not endpoint.file.pod:
                 continue
-            view = self.cluster.view(endpoint.file.namespace, endpoint.file.pod)
+            view = self.cluster.pods.view(endpoint.file.namespace, endpoint.file.pod)
             if view is None or (endpoint.file.pod_uid and view.uid != endpoint.file.pod_uid):
                 continue
             try:

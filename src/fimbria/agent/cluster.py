@@ -1,9 +1,6 @@
 """What the agent knows of the cluster: watched objects become the compiler's rows.
 
     watches ─► handlers (no await) ─► ClusterState tables ─► `dirty` ─► applier ─► compiler
-
-Pods and namespaces are no rows of the compiler's: they only decide which identity an endpoint has,
-so their changes are handed on as "look at these endpoints again".
 """
 
 from __future__ import annotations
@@ -15,20 +12,17 @@ from typing import TYPE_CHECKING
 from fimbria.agent import convert
 from fimbria.agent.hostports import HostPorts
 from fimbria.agent.intake import Intake
+from fimbria.agent.localpods import LocalPods
 from fimbria.agent.references import References
 from fimbria.compile.state import ClusterState, Node, NodeConfig
 from fimbria.model.identity import RESERVED
-from fimbria.model.labels import LabelError, LabelFilter
 from fimbria.model.policy_parse import parse_policy
 from fimbria.model.semantics import Mode
-from fimbria.sources.errors import KubeError, is_not_found
-from fimbria.sources.options import ConfigError
-from fimbria.sources.resources import PODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fimbria.agent.convert import CepRow, PodView
+    from fimbria.agent.convert import CepRow
     from fimbria.agent.devices import NodeDevices
     from fimbria.agent.identities import Identities
     from fimbria.agent.statefiles import EndpointFile
@@ -44,13 +38,8 @@ if TYPE_CHECKING:
         CiliumIdentity,
         CiliumNode,
         Document,
-        Namespace,
-        Pod,
         Resource,
     )
-
-ASK_AFTER = 0.5
-"""Seconds after which the API is asked for a pod that the watch has not brought."""
 
 
 class PodCidrs:
@@ -78,11 +67,8 @@ class Cluster:
     def __init__(
         self, config: Config, client: KubeClient, watches: Watches, identities: Identities
     ) -> None:
-        try:
-            self._filter = LabelFilter(config.labels)
-        except LabelError as error:
-            raise ConfigError("labels", str(error)) from error
         self.config = config
+        self.pods = LocalPods(config, client, watches)
         server = frozenset(convert.packed(text) for text in client.addresses)
         self.state = ClusterState(config.node_name, _node_config(config, server))
         self.host_ports = HostPorts(config, self.state, (server, client.server[1]))
@@ -94,14 +80,11 @@ class Cluster:
         self.dirty: Callable[[], None] = _nothing
         self.identities_lost: Callable[[], None] = _nothing
         self.own_node_changed: Callable[[], None] = _nothing
-        self.pods_changed: Callable[[Sequence[int]], None] = lambda numbers: None
         self.own_endpoints_changed: Callable[[Sequence[Change[CepRow]]], None]
         self.own_endpoints_changed = lambda changes: None
-        self._client = client
         self._watches = watches
         self._identities = identities
         self._own: Node | None = None
-        self._news = asyncio.Event()
         self._lost: set[int] = set()
         self._revised = asyncio.Event()
         self._names: dict[bytes, str] = {}
@@ -109,8 +92,6 @@ class Cluster:
         watches.on_nodes = self._on_nodes
         watches.on_endpoints = self._on_endpoints
         watches.on_identities = self._on_identities
-        watches.on_namespaces = self._on_namespaces
-        watches.on_pods = self._on_pods
         watches.on_policies = self._on_policies
         watches.on_node_labels = self._on_node_labels
         watches.on_groups = lambda changes: self._took(self.references.groups(changes))
@@ -164,68 +145,6 @@ class Cluster:
         if number not in self.state.identities and number >= 256:
             self.state.identities.put(number, labels)
 
-    # -- pods
-
-    def view(self, namespace: str, name: str) -> PodView | None:
-        """Return a pod of this node; None while it or its namespace is not known."""
-        pod = self._watches.pod(namespace, name)
-        return None if pod is None else self._view(pod)
-
-    def _view(self, pod: Pod) -> PodView | None:
-        namespace = self._watches.namespaces.rows.get(("", pod.metadata.namespace))
-        if namespace is None:
-            return None
-        return convert.pod_view(pod, namespace, self.config.cluster_name, self._filter)
-
-    async def pod(self, namespace: str, name: str, uid: str) -> PodView:
-        """Wait for a pod of this node, and ask for it if the watch takes its time.
-
-        `uid` "" takes any pod of that name. Raises KubeError, KubeUnreachable.
-        """
-        while True:
-            found = self.view(namespace, name)
-            if found is not None and uid in ("", found.uid):
-                return found
-            news = self._news
-            try:
-                async with asyncio.timeout(ASK_AFTER):
-                    await news.wait()
-            except TimeoutError:
-                asked = await self._ask(namespace, name)
-                if asked is not None and uid in ("", asked.uid):
-                    return asked
-
-    async def _ask(self, namespace: str, name: str) -> PodView | None:
-        try:
-            return self._view(await self._client.get(PODS, name, namespace))
-        except KubeError as error:
-            if is_not_found(error):
-                return None
-            raise
-
-    def _tell_news(self) -> None:
-        """Wake up whoever waits for a pod."""
-        self._news.set()
-        self._news = asyncio.Event()
-
-    def _on_pods(self, changes: Sequence[Change[Pod]]) -> None:
-        names = {change.key for change in changes if change.new is not None}
-        self._tell_news()
-        self._look_again(lambda file: (file.namespace, file.pod) in names)
-
-    def _on_namespaces(self, changes: Sequence[Change[Namespace]]) -> None:
-        names = {change.key[1] for change in changes}
-        self._tell_news()
-        self._look_again(lambda file: file.namespace in names)
-
-    def _look_again(self, wanted: Callable[[EndpointFile], bool]) -> None:
-        numbers = [e.id for e in self.endpoints() if wanted(e)]
-        if numbers:
-            self.pods_changed(numbers)
-
-    endpoints: Callable[[], Sequence[EndpointFile]] = staticmethod(lambda: ())
-    """This node's endpoints as they are remembered; set by the agent."""
-
     # -- watched kinds that are rows of the compiler
 
     def _on_nodes(self, changes: Sequence[Change[CiliumNode]]) -> None:
@@ -272,7 +191,7 @@ class Cluster:
         self.dirty()
 
     def _on_identities(self, changes: Sequence[Change[CiliumIdentity]]) -> None:
-        used = {file.identity for file in self.endpoints()}
+        used = {file.identity for file in self.pods.endpoints()}
         for change in changes:
             identity = change.new or change.old
             number = convert.identity_number(identity) if identity else None
@@ -296,7 +215,7 @@ class Cluster:
         """Put identities back into the API that are gone while our endpoints use them."""
         while self._lost:
             number = min(self._lost)
-            file = next((f for f in self.endpoints() if f.identity == number), None)
+            file = next((f for f in self.pods.endpoints() if f.identity == number), None)
             if file is not None:
                 await self._identities.recreate(number, file.labels)
             self._lost.discard(number)

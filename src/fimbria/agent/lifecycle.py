@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fimbria.agent.apply import Applier
-    from fimbria.agent.cluster import Cluster, PodView
+    from fimbria.agent.cluster import Cluster
     from fimbria.agent.cniresult import Request
+    from fimbria.agent.convert import PodView
     from fimbria.agent.endpoints import Endpoints
     from fimbria.agent.identities import Identities
     from fimbria.agent.node import Node
@@ -175,7 +176,9 @@ class Lifecycle:
             return None  # podman names a pod, but none of Kubernetes
         try:
             async with asyncio.timeout(POD_PATIENCE):
-                return await self._cluster.pod(request.namespace, request.pod, request.pod_uid)
+                return await self._cluster.pods.wait(
+                    request.namespace, request.pod, request.pod_uid
+                )
         except TimeoutError:
             raise CniError(
                 TRY_AGAIN,
