@@ -1,6 +1,8 @@
 """What the agent knows of the cluster: watched objects become the compiler's rows.
 
     watches ─► handlers (no await) ─► ClusterState tables ─► `dirty` ─► applier ─► compiler
+
+Pods of this node are in `localpods`, policies in `intake`, what they refer to in `references`.
 """
 
 from __future__ import annotations
