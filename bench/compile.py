@@ -105,12 +105,12 @@ def peak() -> float:
 
 
 def measure() -> dict[str, Any]:
-    """Times in seconds, memory in MB."""
+    """CPU times in seconds, because machines are shared, and memory in MB."""
     idle = peak()
     compiler = Compiler(cluster(), Ids())
-    start = time.perf_counter()
+    start = time.process_time()
     compiler.update()
-    full = time.perf_counter() - start
+    full = time.process_time() - start
     compiler.applied()
     assert not compiler.problems
     sizes = [size for unit in compiler.policies.sizes().values() for size in unit]
@@ -119,9 +119,9 @@ def measure() -> dict[str, Any]:
     for number in range(CHANGES):
         one = policy(number, 9000 + number)
         compiler.state.policies.put(one.key, one)
-        start = time.perf_counter()
+        start = time.process_time()
         delta = compiler.update()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
         compiler.applied()
         del delta
     return {"full": full, "memory": memory, "times": sorted(times),
@@ -135,10 +135,17 @@ def rows() -> list[Row]:
     maps = f"{found['maps']} maps of {found['entries'] // max(found['maps'], 1):,} entries"
     p50, p99 = statistics.median(times) * 1e3, times[int(len(times) * 0.99)] * 1e3
     return [
-        at_most(f"a node from nothing, {size} ({maps})", full, "s", 2),
+        at_most(f"a node from nothing, {size} ({maps}), CPU", full, "s", 2),
         at_most("its memory, beside the bare process", found["memory"], "MB", 150),
-        Row("one policy changed, p50", p50, "ms", full * 1e3, "ms, from nothing", p50 / full / 1e3),
-        at_most("one policy changed, p99", p99, "ms", 50),
+        Row(
+            "one policy changed, CPU, p50",
+            p50,
+            "ms",
+            full * 1e3,
+            "ms, from nothing",
+            p50 / full / 1e3,
+        ),
+        at_most("one policy changed, CPU, p99", p99, "ms", 50),
     ]
 
 
