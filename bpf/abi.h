@@ -378,7 +378,7 @@ struct event {
 	__s32 verdict; /* policy verdict: 0 allow, >0 proxy port, <0 minus the drop reason */
 	__u32 ifindex; /* device the packet came by */
 	__u32 length;  /* bytes, without the outer header */
-	__u32 policy_id; /* policy map in force for the judging endpoint; 0 none */
+	__u32 policy_id; /* the judging endpoint's tier that decided, or was asked last; 0 none */
 	__u16 line;    /* where in the C source a drop was decided, */
 	__u8 file;     /* and the file's number */
 	__u8 pad;
