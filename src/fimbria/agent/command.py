@@ -15,6 +15,7 @@ def command(config_dir: str | None, config_file: str | None, **flags: str | None
 
     from fimbria.agent.lock import AlreadyRunning
     from fimbria.agent.main import StartError, run_agent
+    from fimbria.agent.privileges import NotPrivileged
     from fimbria.sources.errors import KubeconfigError
     from fimbria.sources.options import ConfigError
 
@@ -23,7 +24,7 @@ def command(config_dir: str | None, config_file: str | None, **flags: str | None
     start_logging(settings.config.debug)
     try:
         asyncio.run(run_agent(sources, settings))
-    except (AlreadyRunning, KubeconfigError, StartError) as error:
+    except (AlreadyRunning, KubeconfigError, NotPrivileged, StartError) as error:
         raise click.ClickException(str(error)) from error
     except ConfigError as error:
         raise click.ClickException(f"configuration: {error}") from error

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fimbria.kernel.netwatch import Changed
 
 INTERVAL = 10.0
+CONFIRM = 0.1
 OURS = (HOST, HOST_PEER, OVERLAY)
 
 log = logging.getLogger(__name__)
@@ -77,20 +78,29 @@ class Guard:
     async def look(self) -> None:
         """Look once, and put right what is wrong; raises what that fails with."""
         remounted = await asyncio.to_thread(self._remount)
-        links = await asyncio.to_thread(self._node.net.links)
-        pods = self._pods(links)
-        found = await asyncio.to_thread(self._faults, links, pods)
+        found = await self._found()
+        if found and not remounted:
+            # A pod that comes or goes at this moment is not as it should be for an instant.
+            await asyncio.sleep(CONFIRM)
+            again = await self._found()
+            found = [text for text in found if text in again]
         if remounted:
             found.insert(0, f"{self._node.config.bpf_root} was unmounted")
         self.wrong = found
         if found:
             log.error("%s: putting it right", "; ".join(found))
-            await self._repair(pods)
+            await asyncio.to_thread(self._name_and_raise)
+            await self._repair(self._pods(await asyncio.to_thread(self._node.net.links)))
             await asyncio.to_thread(self._holdings.renew)
             self.repaired, self.wrong = "; ".join(found), []
             log.warning("put right: %s", self.repaired)
         await asyncio.to_thread(self._holdings.refresh)
+        pods = self._pods(await asyncio.to_thread(self._node.net.links))
         self._tell_foreign(await asyncio.to_thread(self._foreign, pods))
+
+    async def _found(self) -> list[str]:
+        links = await asyncio.to_thread(self._node.net.links)
+        return await asyncio.to_thread(self._faults, links, self._pods(links))
 
     def close(self) -> None:
         """Give back the descriptors."""
@@ -110,9 +120,11 @@ class Guard:
         gone: list[Endpoint] = []
         for endpoint in self._endpoints:
             file = endpoint.file
+            if endpoint.state in (State.DISCONNECTING, State.DISCONNECTED):
+                continue
             if file.ifindex in links:
                 there.append((file.ifname, file.ifindex))
-            elif endpoint.state not in (State.DISCONNECTING, State.DISCONNECTED):
+            else:
                 gone.append(endpoint)
         told = [f"{one.name} ({one.file.ifname})" for one in gone]
         for text in told:
@@ -121,33 +133,27 @@ class Guard:
         self.cut_off = told
         return there
 
-    def _faults(self, links: dict[int, Link], pods: list[tuple[str, int]]) -> list[str]:
-        """Return what is not as it was brought up, in words; devices of ours get their names back.
+    def _ours(self) -> list[tuple[str, int]]:
+        devices = self._node.devices
+        assert devices is not None
+        ours = [(HOST, devices.host), (HOST_PEER, devices.host_peer)]
+        return ours + [(OVERLAY, devices.overlay)] * bool(devices.overlay)
 
-        Runs in a thread.
-        """
+    def _faults(self, links: dict[int, Link], pods: list[tuple[str, int]]) -> list[str]:
+        """Return what is not as it was brought up, in words; in a thread."""
         node = self._node
         devices = node.devices
         assert devices is not None
-        ours = [(HOST, devices.host), (HOST_PEER, devices.host_peer)]
-        ours += [(OVERLAY, devices.overlay)] * bool(devices.overlay)
+        others = {(d.name, d.ifindex) for d in (devices.direct, *devices.devices)}
         found: list[str] = []
-        for name, ifindex in (*ours, *pods):
+        for name, ifindex in (*self._ours(), *pods, *sorted(others)):
             link = links.get(ifindex)
             if link is None:
                 found.append(f"{name} was deleted")
             elif link.name != name:
                 found.append(f"{name} was renamed to {link.name}")
-                node.net.link_set(ifindex, name=name)
-            elif not link.up:
+            elif not link.up and (name, ifindex) not in others:
                 found.append(f"{name} was set down")
-                node.net.link_set(ifindex, up=True)
-        for device in {devices.direct, *devices.devices}:
-            link = links.get(device.ifindex)
-            if link is None:
-                found.append(f"{device.name} was deleted")
-            elif link.name != device.name:
-                found.append(f"{device.name} was renamed to {link.name}")
         if not found:
             found += [
                 f"{hook.device} had lost its program {hook.program}"
@@ -155,6 +161,17 @@ class Guard:
                 if not self._attached(hook)
             ]
         return found
+
+    def _name_and_raise(self) -> None:
+        """Give devices of ours and of pods their names back, and set them up; in a thread."""
+        net = self._node.net
+        links = net.links()
+        for name, ifindex in (*self._ours(), *self._pods(links)):
+            link = links.get(ifindex)
+            if link is not None and link.name != name:
+                net.link_set(ifindex, name=name)
+            if link is not None and not link.up:
+                net.link_set(ifindex, up=True)
 
     def _attached(self, hook: Hook) -> bool:
         found = attach.inspect(self._node.pins.links / hook.pin)

@@ -3,8 +3,9 @@
     lock ─► checks ─► socket ─► state files ─► API: configuration, pod CIDR ─► devices, programs
                                      every kind listed ─► first reconcile ─► ready for pods
 
-The datapath forwards all the while with what is pinned. Maps are not touched before every kind has
-been listed completely: an agent that knows half of the cluster would take permissions away.
+Before all of it the agent gives up the privileges that it does not need. The datapath forwards all
+the while with what is pinned. Maps are not touched before every kind has been listed completely: an
+agent that knows half of the cluster would take permissions away.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from fimbria.agent import lock
 from fimbria.agent.agent import Agent
 from fimbria.agent.overrides import with_overrides
+from fimbria.agent.privileges import confine
 from fimbria.kernel.clock import SystemClock
 from fimbria.kernel.errors import IncompatibleMap, ObjectError, UnsupportedKernel
 from fimbria.sources.kube import KubeClient
@@ -49,9 +51,10 @@ class StartError(Exception):
 async def run_agent(sources: Sequence[Source], settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; pods keep their network when it ends.
 
-    Raises AlreadyRunning, KubeconfigError, ConfigError and StartError.
+    Raises AlreadyRunning, NotPrivileged, KubeconfigError, ConfigError and StartError.
     """
     config = settings.config
+    confine(config.socket_group)
     held = lock.take(Path(config.state_dir) / LOCK_FILE)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -87,12 +87,13 @@ def write(path: Path, value: msgspec.Struct) -> None:
     replace_file(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+def replace_file(path: Path, data: bytes, mode: int = 0o640) -> None:
     """Write bytes to `path` atomically and durably."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fimbria.agent import privileges
 from fimbria.agent.held import Standing
 from fimbria.agent.node import CT_NEW
 
@@ -25,6 +26,7 @@ def lines(agent: Agent) -> list[Line]:
         _cni(agent),
         _agent(agent),
         _node(agent),
+        _line("Privileges", privileges.text(agent.config.socket_group)),
         _monitor(agent),
         *_ipam(agent),
         _routing(agent),

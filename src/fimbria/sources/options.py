@@ -44,6 +44,9 @@ class Config:
     k8s_namespace: str = _option("kube-system", "Namespace that CiliumNodeConfigs are read from.")
     state_dir: str = _option("/var/run/cilium/state", "Folder of the endpoints' state files.")
     socket_path: str = _option("/var/run/cilium/cilium.sock", "Unix socket of the agent's API.")
+    socket_group: str = _option(
+        "fimbria", "Group that may use the agent's API; without it (or empty) only root may."
+    )
     bpf_root: str = _option("/sys/fs/bpf", "Where the node's BPF file system is mounted.")
     # Addresses and routing
     enable_ipv4: bool = _option(True, "Give pods IPv4 addresses.")

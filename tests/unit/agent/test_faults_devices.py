@@ -28,24 +28,25 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
         made.close()
 
 
-def ip(world: Faults, words: str) -> None:
-    """Change the node's network behind the agent's back."""
-    done = world.inside("ip", *words.split())
-    assert done.returncode == 0, done.stderr
-
-
 def links(world: Faults) -> dict[str, int]:
     """The node's devices by name."""
     shown = json.loads(world.inside("ip", "-j", "link").stdout)
     return {link["ifname"]: link["ifindex"] for link in shown}
 
 
-def put_right(world: Faults, words: str) -> None:
-    """Wait until the agent says that it put something right, and everything is well again."""
+def put_right(world: Faults, command: str, words: str) -> None:
+    """Do something behind the agent's back; wait until it says that it put that right."""
+
+    def told() -> list[str]:
+        return [line for line in world.log().splitlines() if "guard: put right" in line]
+
+    before = len(told())
+    done = world.inside(*command.split())
+    assert done.returncode == 0, done.stderr
+    until(lambda: any(words in line for line in told()[before:]))
     until(lambda: words in world.line("Node")["text"].partition("put right: ")[2])
-    assert world.line("Node")["state"] == "ok"
-    assert words in world.log()
     until(lambda: world.ask("GET", "/v1/healthz")[1]["state"] == "Ok")
+    assert world.line("Node")["state"] == "ok"
     assert world.reaches("one", "two")
     assert world.reaches("two", "one")
 
@@ -55,8 +56,7 @@ def test_a_device_of_ours_that_is_deleted_is_made_again(world: Faults, device: s
     """Another one of its name, with its programs and the routes over it."""
     before = links(world)
     routes = world.inside("ip", "route").stdout
-    ip(world, f"link delete {device}")
-    put_right(world, f"{device} was deleted")
+    put_right(world, f"ip link delete {device}", f"{device} was deleted")
     after = links(world)
     assert after.keys() == before.keys()
     assert after[device] != before[device]
@@ -72,30 +72,23 @@ def test_a_device_of_ours_that_is_renamed_or_set_down_comes_back(
 ) -> None:
     """It is the same device under its name, and up."""
     before = links(world)
-    ip(world, f"link set {device} name elsewhere")
-    put_right(world, f"{device} was renamed to elsewhere")
+    put_right(world, f"ip link set {device} name elsewhere", f"{device} was renamed to elsewhere")
     assert links(world) == before
-    ip(world, f"link set {device} down")
-    put_right(world, f"{device} was set down")
+    put_right(world, f"ip link set {device} down", f"{device} was set down")
     assert links(world) == before
 
 
 def test_a_network_device_that_is_renamed_is_followed(world: Faults) -> None:
     """The node's own name for it is what counts."""
-    ip(world, "link set eth0 name net0")
-    put_right(world, "eth0 was renamed to net0")
+    put_right(world, "ip link set eth0 name net0", "eth0 was renamed to net0")
     assert world.line("Devices")["text"].startswith("net0 ")
-    ip(world, "link set net0 name eth0")
-    put_right(world, "net0 was renamed to eth0")
+    put_right(world, "ip link set net0 name eth0", "net0 was renamed to eth0")
 
 
 def test_the_bpf_file_system_is_unmounted_under_the_agent(world: Faults) -> None:
     """No program is lost, everything is pinned again, and the next agent finds it."""
     before = world.inside("find", str(world.dir / "bpf")).stdout
-    done = world.inside("umount", "-l", str(world.dir / "bpf"))
-    assert done.returncode == 0, done.stderr
-    assert world.reaches("one", "two")
-    put_right(world, "was unmounted")
+    put_right(world, f"umount -l {world.dir}/bpf", "was unmounted")
     after = world.inside("find", str(world.dir / "bpf")).stdout
     assert sorted(after.split()) == sorted(before.split())
     world.kill()
@@ -119,7 +112,7 @@ def test_an_agent_is_started_without_bpf_file_system(world: Faults) -> None:
 def test_a_pods_device_that_is_deleted_is_named(world: Faults) -> None:
     """It cannot be made again from outside; others go on, and deleting the pod ends it."""
     world.add("three")
-    ip(world, f"link delete {world.device('three')}")
+    assert world.inside("ip", "link", "delete", world.device("three")).returncode == 0
     until(lambda: world.line("Node")["state"] == "warning")
     text = world.line("Node")["text"]
     assert "default/three (lxc" in text
