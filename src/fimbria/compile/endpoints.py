@@ -12,7 +12,6 @@ from fimbria.datapath.abi import (
     EndpointKey,
     Family,
     Identity,
-    PolicyRef,
 )
 
 if TYPE_CHECKING:
@@ -72,8 +71,3 @@ def device_value(endpoint: LocalEndpoint) -> bytes:
 def ref_key(endpoint_id: int) -> bytes:
     """Return an endpoint's key in cilium_policy_ref."""
     return endpoint_id.to_bytes(4, "little")
-
-
-def ref_value(policy_id: int) -> bytes:
-    """Return the reference to a policy."""
-    return PolicyRef(policy_id=policy_id).pack()

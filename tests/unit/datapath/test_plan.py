@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fimbria.compile.delta import DEVICES, IPCACHE, LXC, MAPS, NODES, POLICY_REF, Delta, Desired
-from fimbria.compile.endpoints import ref_key, ref_value
+from fimbria.compile.endpoints import ref_key
 from fimbria.compile.ids import PolicyMap
 from fimbria.compile.nodes import Route, Via
 from fimbria.datapath.abi import EndpointIds, PolicyInfo, PolicyRef
@@ -75,17 +75,17 @@ def test_nothing_to_do() -> None:
 
 def test_removed_endpoints_stay_locked() -> None:
     """An endpoint that is gone is left with a reference to LOCKED, which counts as none."""
-    gone = desired(cilium_policy_ref={ref_key(7): ref_value(1)})
+    gone = desired(cilium_policy_ref={ref_key(7): PolicyRef(1).pack()})
     assert plan(gone, desired()) == []
-    open_ = desired(cilium_policy_ref={ref_key(7): ref_value(0)})
+    open_ = desired(cilium_policy_ref={ref_key(7): PolicyRef(0).pack()})
     assert plan(open_, desired()) == [PolicyRefSet({ref_key(7): LOCKED}), Bump()]
 
 
 def test_the_node_is_never_locked() -> None:
     """The node as an endpoint is left open: it must still reach the API server."""
     host = ref_key(EndpointIds.HOST)
-    have = desired(cilium_policy_ref={host: ref_value(7)})
-    assert plan(have, desired()) == [PolicyRefSet({host: ref_value(0)}), Bump()]
+    have = desired(cilium_policy_ref={host: PolicyRef(7).pack()})
+    assert plan(have, desired()) == [PolicyRefSet({host: PolicyRef(0).pack()}), Bump()]
     assert plan(desired(cilium_policy_ref={host: left_behind(host)}), desired()) == []
 
 
