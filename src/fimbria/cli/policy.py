@@ -15,6 +15,7 @@ from fimbria.cli.documents import part, rows
 from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit, understood
 from fimbria.cli.policy_eval import evaluate
+from fimbria.cli.policy_test import test
 from fimbria.cli.target import Target, agent_command, format_option
 
 if TYPE_CHECKING:
@@ -30,7 +31,13 @@ def group() -> None:
     """Policies, their selectors, and why they decide."""
 
 
-for _command in (evaluate, policy_change.apply, policy_change.confirm, policy_change.rollback):
+for _command in (
+    evaluate,
+    test,
+    policy_change.apply,
+    policy_change.confirm,
+    policy_change.rollback,
+):
     group.add_command(_command)
 
 
