@@ -20,6 +20,8 @@ VALID, ENFORCED = "Valid", "Enforced"
 IMPORTED, REFUSED = "PolicyImported", "PolicyRefused"
 NOT_APPLIED, NO_PROXY = "PolicyNotApplied", "NoProxy"
 COMPONENT = "fimbria-agent"
+PARTS_NAMED = 10
+"""How many pending parts a condition names: its message must not outgrow the object."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ def conditions(
         text = f"{node}: {told.withheld}"
         wanted.append(_condition(ENFORCED, False, NOT_APPLIED, text, generation))
     elif told.pending:
-        text = "; ".join(told.pending)
+        more = len(told.pending) - PARTS_NAMED
+        text = "; ".join(told.pending[:PARTS_NAMED]) + (f"; and {more} more" if more > 0 else "")
         wanted.append(_condition(ENFORCED, False, NO_PROXY, text, generation))
     found = [*others, *(_kept(current, one, now) for one in wanted)]
     key = operator.methodcaller("get", "type", "")

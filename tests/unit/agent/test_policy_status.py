@@ -64,6 +64,14 @@ def test_pending_parts() -> None:
     assert list(shown(write(found, FINE, 2))) == ["Valid"]
 
 
+def test_many_pending_parts() -> None:
+    """The first are named, the others counted."""
+    found = write([], Judgement(pending=tuple(f"spec.egress[{n}]: no proxy" for n in range(12))))
+    message = shown(found)["Enforced"][2]
+    assert message.startswith("spec.egress[0]: no proxy; ")
+    assert message.endswith("spec.egress[9]: no proxy; and 2 more")
+
+
 def test_what_one_node_leaves_out() -> None:
     """A node's own refusal names the node, survives the others, and ends with its cause."""
     found = write([], WITHHELD)
