@@ -48,7 +48,7 @@ pytestmark = pytest.mark.root
 
 HOST = int(abi.EndpointIds.HOST)
 TCP, UDP_ = 6, 17
-LIMIT = 90_000
+LIMIT = 60_000
 BOTH = INGRESS | EGRESS
 
 
