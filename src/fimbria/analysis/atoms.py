@@ -2,7 +2,7 @@
 
     ports    ─► atoms: ranges of one protocol's ports that every entry holds all or nothing of
     ends     ─► groups: pods of one kind, entities, and ranges of outside addresses
-    groups × groups × atoms is the whole space; one packet of each cell stands for all of it
+    groups x groups x atoms is the whole space; one packet of each cell stands for all of it
 
 Nothing is sampled: bounds of atoms come from the entries of all the compiled maps at hand, and the
 ranges of addresses from every prefix that a rule, a group or a Service names.
@@ -65,7 +65,8 @@ class Group:
 
     `name` is one of them, as flows name it, and `members` are all where they are pods. `unit` is
     their endpoint id in the world, 0 for whom no policy selects. `family` is 4 or 6, 0 if both or
-    neither. `net` is the range of outside addresses (less the narrower ranges of other groups).
+    neither. `node` is the node that it is, or that all of the pods run on where nodes are ends by
+    name. `net` is the range of outside addresses (less the narrower ranges of other groups).
     """
 
     name: str
@@ -74,6 +75,7 @@ class Group:
     unit: int = 0
     family: int = 0
     net: Prefix | None = None
+    node: str = ""
     members: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
@@ -124,13 +126,16 @@ def cut_ends(engines: Sequence[Engine], extra: Iterable[Prefix] = ()) -> list[Gr
 def _pods(engines: Sequence[Engine]) -> Iterable[Group]:
     """Yield groups of pods: of one unit, and of one prefix where CIDRs match pods."""
     world = engines[0].world
-    found: dict[tuple[int, ...], list[str]] = {}
+    match = engines[0].state.config.cidr_match
+    found: dict[tuple[int | str, ...], list[str]] = {}
     for name, pod in world.pods.items():
-        places = [engine.place(name) for engine in engines]
-        key = world.units[pod.unit], places[0].family, *(place.cidr for place in places)
-        found.setdefault(key, []).append(name)
-    for (unit, family, *_), names in found.items():
-        yield Group(names[0], "pods", world.pods[names[0]].labels, unit, family, None, tuple(names))
+        nets = [engine.place(name).cidr for engine in engines] if "pods" in match else []
+        node = pod.node if "nodes" in match else ""
+        found.setdefault((world.units[pod.unit], pod.family, node, *nets), []).append(name)
+    for (_, _, node, *_), names in found.items():
+        one = world.pods[names[0]]
+        unit = world.units[one.unit]
+        yield Group(names[0], "pods", one.labels, unit, one.family, None, str(node), tuple(names))
 
 
 def _nodes(engines: Sequence[Engine]) -> Iterable[Group]:
@@ -139,7 +144,7 @@ def _nodes(engines: Sequence[Engine]) -> Iterable[Group]:
         return
     for name in engines[0].world.nodes:
         place = engines[0].place(f"node:{name}")
-        yield Group(f"node:{name}", "node", place.end.labels.labels, 0, place.family)
+        yield Group(f"node:{name}", "node", place.end.labels.labels, 0, place.family, node=name)
 
 
 def _entities() -> Iterable[Group]:

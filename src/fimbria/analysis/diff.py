@@ -11,7 +11,7 @@ nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """All sources × all destinations, whose verdicts about `turns` (not empty) are others now.
+    """All sources x all destinations, whose verdicts about `turns` (not empty) are others now.
 
     `example` is one such packet, `before` and `after` are what becomes of it; None for a packet
     that flows cannot name (a protocol that rules cannot name either).
@@ -63,7 +63,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Everything that changed. `only_old`, `only_new`: pods of one version, which are not judged."""
+    """Everything that changed. `only_old`, `only_new`: pods of one version, not judged."""
 
     changes: tuple[Change, ...]
     only_old: tuple[str, ...] = ()
@@ -116,9 +116,7 @@ def compare(old: Engine, new: Engine) -> Iterator[Change]:
     """Yield what differs between engines of worlds with the same pods and nodes."""
     atoms, groups = cut_ports((old, new)), cut_ends((old, new))
     turned = _Turned(groups)
-    pairs = zip(
-        Reach(old, groups, atoms).chunks(), Reach(new, groups, atoms).chunks(), strict=True
-    )
+    pairs = zip(Reach(old, groups, atoms).chunks(), Reach(new, groups, atoms).chunks(), strict=True)
     for before, after in pairs:
         turned.add(before, after)
     for sources, destinations, turns in turned.rectangles():
@@ -140,13 +138,15 @@ class _Turned:
         rows, columns = np.nonzero(other)
         if not len(rows):
             return
-        here = np.stack([self._of_pair[rows, columns].astype(np.uint64),
-                         other[rows, columns], *(m[rows, columns] for m in masks)])  # fmt: skip
+        verdicts = [mask[rows, columns] for mask in (other, *masks)]
+        rows += before.start
+        here = np.stack([self._of_pair[rows, columns].astype(np.uint64), *verdicts])
         kinds, which = np.unique(here, axis=1, return_inverse=True)
         known = list(self._kinds)
         numbers: list[int] = []
-        for kind in kinds.T.tolist():
-            turns = known[kind[0]] + tuple(_turns(before.atoms, *kind[1:]))
+        for kind in cast("list[list[int]]", kinds.T.tolist()):
+            other, *said = kind[1:]
+            turns = (*known[kind[0]], *_turns(before.atoms, other, *said))
             numbers.append(self._kinds.setdefault(turns, len(self._kinds)))
         self._of_pair[rows, columns] = np.array(numbers, np.int32)[which.reshape(-1)]
 
@@ -199,9 +199,7 @@ def _change(
     if turn is None:
         return Change(tuple(sources), tuple(destinations), merged, None, None, None)
     flow = packet_of(*names, turn.atom)
-    return Change(
-        tuple(sources), tuple(destinations), merged, flow, old.eval(flow), new.eval(flow)
-    )
+    return Change(tuple(sources), tuple(destinations), merged, flow, old.eval(flow), new.eval(flow))
 
 
 def packet_of(source: str, destination: str, atom: Atom) -> Flow:

@@ -216,7 +216,7 @@ class Places:
         end = self.end(pod.identity, net)
         own = End(pod.identity, end.labels, frozenset(pod.named), net)
         number = self._world.units[pod.unit]
-        return Place(name, end, own, number, pod.node, _family(pod, ip), cidr, pod=pod)
+        return Place(name, end, own, number, pod.node, pod.family, cidr, pod=pod)
 
     def _node(self, name: str, node: str, ip: bytes | None = None) -> Place:
         row = self._world.nodes.get(node)
@@ -264,13 +264,6 @@ class Places:
         """Return what rules by CIDR see of an address of the cluster."""
         net = self._ends.end(ip).net
         return net, 0 if net is None else self._cidrs.find(ip)
-
-
-def _family(pod: Pod, ip: bytes) -> int:
-    """Return a pod's family; 0 if it has addresses of both, or none of its own."""
-    if pod.stands_in or len({len(one) for one in pod.addresses}) > 1:
-        return 0
-    return 4 if len(ip) == 4 else 6
 
 
 def _numbers(pod: Pod, target: int | str, protocol: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Who can reach whom, for all packets at once: verdicts as bits over groups × groups × atoms.
+"""Who can reach whom, for all packets at once: verdicts as bits over groups x groups x atoms.
 
     entries ─► codes: per bucket and atom the best hit (precedence, shape, action)
     cells (policy, direction, peer) ─► tier by tier over the codes ─► bits over atoms
@@ -20,6 +20,7 @@ import numpy as np
 from fimbria.datapath.abi import (
     DTYPES,
     Direction,
+    Identity,
     PolicyEntryFlags,
     PolicyFlags,
     PolicyInfo,
@@ -43,10 +44,12 @@ if TYPE_CHECKING:
 WORD = 64
 """Atoms that are judged together."""
 
-CELLS = 1 << 16
+ROWS = 256
+"""Sources whose pairs are yielded together, to bound memory."""
+
+CELLS = 1 << 15
 """Cells that are judged together, to bound memory."""
 
-ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _NOBODY = 0xFFFF_FFFF
 """An identity that no policy names."""
 
@@ -60,14 +63,18 @@ _WAY = int(PolicyShape.EGRESS)
 class Chunk:
     """The verdicts about up to 64 atoms, the bit of each by its place in `atoms`.
 
-    `passes[i, j]` has the atoms that get from group i to group j; of these, `redirects[i, j]` go by
-    a proxy. Pairs of which no policy can be about either end, and pairs without an address family
-    in common, have no bits.
+    `passes[i, j]` has the atoms that get from group `start` + i to group j; of these,
+    `redirects[i, j]` go by a proxy. Pairs that are not `possible` have no bits: no policy can be
+    about either end, or they have no address family in common. `first`: of these sources, it is the
+    first chunk.
     """
 
     atoms: Sequence[Atom]
+    start: int
     passes: Bits
     redirects: Bits
+    possible: Flags
+    first: bool
 
 
 class Reach:
@@ -77,46 +84,75 @@ class Reach:
         self.groups, self.atoms = groups, atoms
         places = [engine.place(group.name) for group in groups]
         peers = [(place.end.identity, place.cidr) for place in places]
-        self._peers = sorted(set(peers))
+        at_home = [(int(Identity.HOST), cidr) for _, cidr in peers]
+        self._peers = sorted({*peers, *at_home})
         number = {peer: at for at, peer in enumerate(self._peers)}
         self._column = np.array([number[peer] for peer in peers], np.int64)
+        self._home = {
+            at: (number[at_home[at]], np.array([one.node == g.node for one in groups]))
+            for at, g in enumerate(groups)
+            if g.kind == "node"
+        }
+        """Nodes: the column of the host, and the groups to which they are that."""
         heads = [endpoint_policy(engine.maps, g.unit) if g.unit else 0 for g in groups]
         self._heads = sorted(set(heads))
         place_of = {head: at for at, head in enumerate(self._heads)}
         self._row = np.array([place_of[head] for head in heads], np.int64)
         self._entries = _Entries(engine, self._heads)
-        self._possible = self._pairs()
-
-    def _pairs(self) -> Bits:
-        """Return ALL for every pair between which packets that policy sees can go, else 0."""
-        policed = np.array([group.unit != 0 for group in self.groups])
-        family = np.array([group.family for group in self.groups])
-        same = (family[:, None] == family) | (family[:, None] == 0) | (family == 0)
-        seen = same & (policed[:, None] | policed)
-        alone = [i for i, g in enumerate(self.groups) if len(g.members) < 2]
-        seen[alone, alone] = False
-        return np.where(seen, ALL, np.uint64(0))
+        self._policed = np.array([group.unit != 0 for group in groups])
+        self._family = np.array([group.family for group in groups])
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the verdicts, 64 atoms at a time."""
-        for start in range(0, len(self.atoms), WORD):
-            atoms = self.atoms[start : start + WORD]
+        """Yield the verdicts, 64 atoms and ROWS sources at a time."""
+        for at in range(0, len(self.atoms), WORD):
+            atoms = self.atoms[at : at + WORD]
             entries = self._entries.over(atoms)
             out, out_by = self._side(entries, Direction.EGRESS)
             into, into_by = self._side(entries, Direction.INGRESS)
             known = np.uint64((1 << len(atoms)) - 1)
-            passes = out & into.T & known & self._possible
-            yield Chunk(atoms, passes, passes & (out_by | into_by.T))
+            for start in range(0, len(self.groups), ROWS):
+                these = slice(start, start + ROWS)
+                possible = self._possible(these)
+                egress, ingress = self._seen(out, into, these)
+                passes = np.where(possible, egress & ingress & known, np.uint64(0))
+                egress, ingress = self._seen(out_by, into_by, these)
+                by = egress | ingress
+                yield Chunk(atoms, start, passes, passes & by, possible, at == 0)
+
+    def _seen(self, out: Bits, into: Bits, sources: slice) -> tuple[Bits, Bits]:
+        """Return egress and ingress by pair; a pod's own node is the host to it."""
+        rows = self._row[sources]
+        egress = out[np.ix_(rows, self._column)]
+        ingress = into[np.ix_(self._row, self._column[sources])].T
+        for at, (column, guests) in self._home.items():
+            here = guests[sources]
+            egress[here, at] = out[rows[here], column]
+            if sources.start <= at < sources.start + len(rows):
+                ingress[at - sources.start, guests] = into[self._row[guests], column]
+        return egress, ingress
+
+    def _possible(self, sources: slice) -> Flags:
+        """Return between which pairs packets can go that policy sees."""
+        family, policed = self._family, self._policed
+        same = family[sources, None] == family
+        same |= (family[sources, None] == 0) | (family == 0)
+        seen = same & (policed[sources, None] | policed)
+        for row, group in enumerate(self.groups[sources]):
+            if len(group.members) < 2:
+                seen[row, sources.start + row] = False
+        return seen
 
     def _side(self, entries: _Codes, direction: Direction) -> tuple[Bits, Bits]:
-        """Return what passes, and what is redirected, at each group from or to each other."""
+        """Return what passes and what is redirected, by policy and peer."""
         egress = int(direction is Direction.EGRESS)
         rows, columns = self._cells(egress)
         shape = len(self._heads), len(self._peers)
         passes, proxied = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64)
         every = np.arange(len(self._heads))
         heads = np.array(self._heads)
-        rest, rest_by = entries.judge(heads, egress, *(np.full(len(heads), n) for n in (_NOBODY, 0)))
+        rest, rest_by = entries.judge(
+            heads, egress, *(np.full(len(heads), n) for n in (_NOBODY, 0))
+        )
         passes[every], proxied[every] = rest[:, None], rest_by[:, None]
         identity = np.array([one for one, _ in self._peers])
         cidr = np.array([one for _, one in self._peers])
@@ -124,8 +160,7 @@ class Reach:
             row, column = rows[at : at + CELLS], columns[at : at + CELLS]
             bits, bits_by = entries.judge(heads[row], egress, identity[column], cidr[column])
             passes[row, column], proxied[row, column] = bits, bits_by
-        pick = np.ix_(self._row, self._column)
-        return passes[pick], proxied[pick]
+        return passes, proxied
 
     def _cells(self, egress: int) -> tuple[Ints, Ints]:
         """Return (row, column) of every policy and every peer that one of its tiers names."""

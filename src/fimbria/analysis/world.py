@@ -76,6 +76,14 @@ class Pod:
         """Return whether its address was made up."""
         return self.addresses[0][0] >= STAND_INS[0] and len(self.addresses[0]) == len(STAND_INS)
 
+    @property
+    def family(self) -> int:
+        """Return 4 or 6; 0 if it has addresses of both, or none of its own."""
+        sizes = {len(ip) for ip in self.addresses}
+        if self.stands_in or len(sizes) > 1:
+            return 0
+        return 4 if sizes == {4} else 6
+
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
 

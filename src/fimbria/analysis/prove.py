@@ -1,0 +1,348 @@
+"""Assertions about who can reach whom, proven over the whole packet space or refuted by a packet.
+
+    no path from ns=dev to app=etcd
+    no path from entity:world to any on TCP/22, TCP/3389
+    path from ns=shop and app=web to app=db on TCP/5432
+    only ns=monitoring or app=gateway can reach app=db on TCP/9187
+    ns=sandbox is isolated
+
+    assertion = "no path from" ENDS "to" ENDS [ON]
+              | "path from" ENDS "to" ENDS [ON]
+              | "only" ENDS "can reach" ENDS [ON]
+              | ENDS "is isolated" [ON]
+    ENDS      = PART { "or" PART }
+    PART      = WHO { "and" WHO }
+    WHO       = "not" WHO | "(" ENDS ")" | "any" | "pods" | "pod=NS/NAME" | "ns=NAME"
+              | KEY "=" VALUE | "entity:NAME" | "cidr:PREFIX"
+    ON        = "on" PORTS { "," PORTS }
+    PORTS     = PROTOCOL [ "/" PORT [ "-" PORT ] ] | "port" PORT [ "-" PORT ]
+
+`path` demands that every source gets through to every destination on every port that is named (on
+some port at all, if none is). "isolated" means that nobody outside the ends gets in, and they get
+to nobody outside. Pods of one kind, entities and ranges of addresses are the ends (analysis.atoms);
+what goes on between two ends of which no policy can be about either is not asked.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fimbria.analysis.atoms import OTHER, SPACES, Atom, cut_ends, cut_ports
+from fimbria.analysis.diff import packet_of
+from fimbria.analysis.flows import ENTITIES
+from fimbria.analysis.reach import Reach
+from fimbria.model.labels import NAMESPACE, LabelSet
+from fimbria.model.peers import Prefix, prefix
+from fimbria.model.policy import Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from fimbria.analysis.atoms import Group
+    from fimbria.analysis.engine import Engine
+    from fimbria.analysis.flows import Flow
+    from fimbria.analysis.reach import Chunk
+    from fimbria.analysis.results import Result
+
+    Ends = Callable[[Group], bool]
+
+_WORDS = re.compile(r"\(|\)|,|[^\s(),]+")
+_PORTS = re.compile(r"(?P<protocol>[A-Za-z0-9]+)(/(?P<first>\d+)(-(?P<last>\d+))?)?$")
+_BARE = re.compile(r"(?P<first>\d+)(-(?P<last>\d+))?$")
+
+
+class AssertionSyntaxError(ValueError):
+    """An assertion that cannot be read; the message says where and what is expected."""
+
+
+class Demand(NamedTuple):
+    """No packet of `atoms` from `sources` to `destinations`; with `every`, all of them instead.
+
+    `atoms` is empty for all; then `every` demands one for each pair.
+    """
+
+    sources: Ends
+    destinations: Ends
+    every: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Assertion:
+    """An assertion as written, and what it demands."""
+
+    text: str
+    demands: tuple[Demand, ...]
+    atoms: tuple[Atom, ...] = ()
+    prefixes: tuple[Prefix, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Whether an assertion holds.
+
+    `example` is a packet that refutes it, and `result` what becomes of it. `vacuous`: it holds only
+    because it names no pair of ends. `pairs` are how many pairs of groups were looked at.
+    """
+
+    assertion: Assertion
+    holds: bool
+    pairs: int
+    example: Flow | None = None
+    result: Result | None = None
+
+    @property
+    def vacuous(self) -> bool:
+        """Return whether it says nothing about anybody."""
+        return self.holds and not self.pairs
+
+
+def parse(text: str) -> Assertion:
+    """Return an assertion. Raises AssertionSyntaxError."""
+    return _Reader(text).assertion()
+
+
+def prove(engine: Engine, assertions: Iterable[Assertion | str]) -> list[Proof]:
+    """Return a proof for each assertion, in order, of all of the engine's world.
+
+    Raises AssertionSyntaxError.
+    """
+    asked = [parse(one) if isinstance(one, str) else one for one in assertions]
+    atoms = cut_ports([engine], [atom for one in asked for atom in one.atoms])
+    groups = cut_ends([engine], [net for one in asked for net in one.prefixes])
+    trials = [_Trial(one, demand, groups) for one in asked for demand in one.demands]
+    for chunk in Reach(engine, groups, atoms).chunks():
+        for trial in trials:
+            trial.add(chunk)
+    proofs: list[Proof] = []
+    for one in asked:
+        own = [trial for trial in trials if trial.assertion is one]
+        flow = next((flow for trial in own if (flow := trial.refuted()) is not None), None)
+        pairs = sum(trial.pairs for trial in own)
+        result = None if flow is None else engine.eval(flow)
+        proofs.append(Proof(one, flow is None, pairs, flow, result))
+    return proofs
+
+
+class _Trial:
+    """One demand while the verdicts come in."""
+
+    def __init__(self, assertion: Assertion, demand: Demand, groups: Sequence[Group]) -> None:
+        self.assertion = assertion
+        self._demand = demand
+        self._groups = groups
+        self._sources = np.array([demand.sources(group) for group in groups], np.bool_)
+        self._targets = np.flatnonzero([demand.destinations(group) for group in groups])
+        self.pairs = 0
+        self._found: tuple[int, int, Atom] | None = None
+        self._some = demand.every and not assertion.atoms
+        shape = (len(groups), len(self._targets)) if self._some else (0, 0)
+        self._reached = np.zeros(shape, np.bool_)
+        self._asked = np.zeros(shape, np.bool_)
+
+    def add(self, chunk: Chunk) -> None:
+        """Take up the verdicts about some atoms and sources."""
+        word = sum(1 << at for at, atom in enumerate(chunk.atoms) if self._names(atom))
+        rows = np.flatnonzero(self._sources[chunk.start : chunk.start + len(chunk.passes)])
+        if not word or not len(rows) or not len(self._targets):
+            return
+        pick = np.ix_(rows, self._targets)
+        possible = chunk.possible[pick]
+        self.pairs += int(possible.sum()) if chunk.first else 0
+        passes = chunk.passes[pick] & np.uint64(word)
+        if self._some:
+            self._asked[rows + chunk.start] |= possible
+            self._reached[rows + chunk.start] |= passes != 0
+            return
+        wrong = (passes ^ np.uint64(word)) if self._demand.every else passes
+        self._note(chunk, rows, np.where(possible, wrong, np.uint64(0)))
+
+    def _note(self, chunk: Chunk, rows: NDArray[np.int64], wrong: NDArray[np.uint64]) -> None:
+        for bad, target in zip(*np.nonzero(wrong), strict=True):
+            bits = int(wrong[bad, target])
+            # A packet that flows can name is the better example.
+            places = [at for at in range(len(chunk.atoms)) if bits >> at & 1]
+            at = next((p for p in places if chunk.atoms[p].protocol != OTHER), places[0])
+            if self._found is None or self._found[2].protocol == OTHER:
+                row = chunk.start + int(rows[bad])
+                self._found = row, int(self._targets[target]), chunk.atoms[at]
+            return
+
+    def _names(self, atom: Atom) -> bool:
+        wanted = self.assertion.atoms
+        return not wanted or any(
+            one.protocol == atom.protocol and one.first <= atom.first and atom.last <= one.last
+            for one in wanted
+        )
+
+    def refuted(self) -> Flow | None:
+        """Return a packet that refutes the demand."""
+        if self._some:
+            missing = np.argwhere(self._asked & ~self._reached)
+            if len(missing):
+                row, target = missing[0].tolist()
+                return self._flow(row, int(self._targets[target]), Atom(Protocol.TCP, 1, 1))
+            return None
+        return None if self._found is None else self._flow(*self._found)
+
+    def _flow(self, source: int, destination: int, atom: Atom) -> Flow:
+        one, other = self._groups[source], self._groups[destination]
+        names = (one.members[0], one.members[1]) if one is other else (one.name, other.name)
+        if atom.protocol == OTHER:
+            atom = Atom(Protocol.TCP, 1, 1)
+        return packet_of(*names, atom)
+
+
+class _Reader:
+    """Reads one assertion word by word."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text.strip()
+        self._words = _WORDS.findall(text)
+        self._at = 0
+        self._prefixes: list[Prefix] = []
+
+    def assertion(self) -> Assertion:
+        """Return the assertion."""
+        if self._take("no", "path", "from"):
+            demands = (Demand(*self._from_to()),)
+        elif self._take("path", "from"):
+            demands = (Demand(*self._from_to(), every=True),)
+        elif self._take("only"):
+            sources = self._ends()
+            self._expect("can", "reach")
+            demands = (Demand(_inverse(sources), self._ends()),)
+        else:
+            inside = self._ends()
+            self._expect("is", "isolated")
+            demands = Demand(_inverse(inside), inside), Demand(inside, _inverse(inside))
+        atoms = tuple(self._on()) if self._take("on") else ()
+        if self._at < len(self._words):
+            raise self._wrong("the end")
+        return Assertion(self._text, demands, atoms, tuple(self._prefixes))
+
+    def _from_to(self) -> tuple[Ends, Ends]:
+        sources = self._ends()
+        self._expect("to")
+        return sources, self._ends()
+
+    def _ends(self) -> Ends:
+        parts = [self._part()]
+        while self._take("or"):
+            parts.append(self._part())
+        return lambda group: any(part(group) for part in parts)
+
+    def _part(self) -> Ends:
+        parts = [self._who()]
+        while self._take("and"):
+            parts.append(self._who())
+        return lambda group: all(part(group) for part in parts)
+
+    def _who(self) -> Ends:
+        if self._take("not"):
+            return _inverse(self._who())
+        if self._take("("):
+            found = self._ends()
+            self._expect(")")
+            return found
+        word = self._next("an end: any, pods, ns=NAME, KEY=VALUE, entity:NAME, cidr:PREFIX")
+        if word == "any":
+            return lambda _: True
+        if word == "pods":
+            return lambda group: group.kind == "pods"
+        if word.startswith("entity:"):
+            return self._entity(word.removeprefix("entity:"))
+        if word.startswith("cidr:"):
+            return self._cidr(word.removeprefix("cidr:"))
+        key, equals, value = word.partition("=")
+        if not equals or not key or not value:
+            self._at -= 1
+            raise self._wrong("an end: any, pods, ns=NAME, KEY=VALUE, entity:NAME, cidr:PREFIX")
+        if key == "pod":
+            return lambda group: value in group.members
+        return _labelled(f"k8s:{NAMESPACE}" if key == "ns" else key, value)
+
+    def _entity(self, name: str) -> Ends:
+        if name not in ENTITIES and name not in ("world", "cluster"):
+            self._at -= 1
+            raise self._wrong(f"an entity: {', '.join(ENTITIES)}, cluster")
+        if name == "world":
+            return lambda group: group.kind == "world"
+        if name == "cluster":
+            return lambda group: group.kind != "world"
+        return _labelled(f"reserved:{name}", "")
+
+    def _cidr(self, text: str) -> Ends:
+        try:
+            net = prefix(text)
+        except ValueError:
+            self._at -= 1
+            raise self._wrong("a prefix such as cidr:10.0.0.0/8") from None
+        self._prefixes.append(net)
+        whole = 4 if len(net.ip) == 4 else 6
+        if not net.bits:
+            return lambda group: group.kind == "world" and group.family == whole
+        return lambda group: group.net is not None and net.covers(group.net)
+
+    def _on(self) -> Iterator[Atom]:
+        yield from self._ports()
+        while self._take(","):
+            yield from self._ports()
+
+    def _ports(self) -> Iterator[Atom]:
+        if self._take("port"):
+            word = self._next("a port")
+            found, protocols = _BARE.match(word), [int(Protocol.TCP), int(Protocol.UDP)]
+        else:
+            word = self._next("ports such as TCP/443")
+            found, protocols = _PORTS.match(word), []
+            name = found["protocol"].upper() if found else ""
+            protocols = [int(Protocol[name])] if name in Protocol.__members__ else []
+        if found is None or not protocols:
+            self._at -= 1
+            raise self._wrong("ports such as TCP/443, UDP, TCP/30000-32767, port 53")
+        for protocol in protocols:
+            low, high = SPACES[protocol]
+            first = int(found["first"]) if found["first"] else low
+            last = int(found["last"] or first) if found["first"] else high
+            if not low <= first <= last <= high:
+                self._at -= 1
+                raise self._wrong(f"ports from {low} to {high}")
+            yield Atom(protocol, first, last)
+
+    def _take(self, *words: str) -> bool:
+        """Take these words if they come next."""
+        end = self._at + len(words)
+        if [word.lower() for word in self._words[self._at : end]] != list(words):
+            return False
+        self._at = end
+        return True
+
+    def _expect(self, *words: str) -> None:
+        if not self._take(*words):
+            raise self._wrong(f"{' '.join(words)!r}")
+
+    def _next(self, wanted: str) -> str:
+        if self._at >= len(self._words):
+            raise self._wrong(wanted)
+        self._at += 1
+        return self._words[self._at - 1]
+
+    def _wrong(self, wanted: str) -> AssertionSyntaxError:
+        have = repr(self._words[self._at]) if self._at < len(self._words) else "the end"
+        return AssertionSyntaxError(f"{self._text!r}: expected {wanted}, found {have}")
+
+
+def _inverse(ends: Ends) -> Ends:
+    return lambda group: not ends(group)
+
+
+def _labelled(key: str, value: str) -> Ends:
+    """Return who has a label; without source it is any:KEY."""
+    name = key if ":" in key else f"any:{key}"
+    return lambda group: value in LabelSet(group.labels).values.get(name, ())
