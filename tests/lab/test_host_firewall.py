@@ -192,6 +192,31 @@ def test_what_a_node_needs(guarded: Lab) -> None:
         assert reaches(outside, address, SSH)
 
 
+def standing(lab: Lab, node: str, name: str) -> str:
+    """What a node says of a policy."""
+    shown = found(lab, node, name)
+    assert shown is not None
+    return shown["status"]
+
+
+def test_a_node_that_comes_to_be_selected(guarded: Lab) -> None:
+    """A label, or the end of another policy, can make a policy cut: then it is taken out."""
+    label(guarded, "node1", role=None)
+    with listening(guarded, "node1", 10250):
+        address, other = guarded.node("node1")["addresses"][0], places(guarded)["node2"]
+        create(guarded, policy("shut", ingress=[to(SSH, fromEntities=["world"])]))
+        assert standing(guarded, "node1", "shut") == "enforced"
+        label(guarded, "node1", role="guarded")
+        until(lambda: standing(guarded, "node1", "shut") == "not applied", "it is in force")
+        assert reaches(other, address, 10250)
+        create(guarded, policy("open", ingress=NEEDED))
+        until(lambda: standing(guarded, "node1", "shut") == "enforced", "it is kept out")
+        assert reaches(other, address, 10250)
+        remove(guarded, "open")
+        until(lambda: standing(guarded, "node1", "shut") == "not applied", "it is in force")
+        until(lambda: reaches(other, address, 10250), "it is still cut")
+
+
 def test_who_is_told(guarded: Lab) -> None:
     """Status names the devices; the host is an endpoint; a drop is explained."""
     lines = json.loads(guarded.cli("status", "-o", "json", node="node1"))["lines"]
