@@ -68,7 +68,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "tunnel": {"ipv6": True},
     "native": {"ipv6": True, "routing": "native"},
     "native-legacy": {"ipv6": True, "routing": "native", "host_routing": "legacy"},
-    "endpoint-routes": {"host_routing": "legacy"},
+    "endpoint-routes": {"ipv6": True, "host_routing": "legacy"},
 }
 
 

@@ -147,7 +147,13 @@ class Node:
         programs.detach_others(hooks)
         if config.routing_mode == "native":
             self.net.link_delete(node_devices.OVERLAY)
-        self.gateway = Gateway(routers[4], routers[6], devices.device_mtu, devices.route_mtu)
+        self.gateway = Gateway(
+            routers[4],
+            routers[6],
+            devices.device_mtu,
+            devices.route_mtu,
+            config.enable_endpoint_routes,
+        )
         old, self._programs, self.devices = self._programs, programs, devices
         if old is not None:
             old.close()

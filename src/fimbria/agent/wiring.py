@@ -40,12 +40,17 @@ class NoNetns(WiringError):
 
 @dataclass(frozen=True)
 class Gateway:
-    """What pods are told: the node's router addresses, and the largest packet that fits."""
+    """What pods are told: the node's router addresses, and the largest packet that fits.
+
+    `neighbours`: the kernel itself must find pods on their devices, as with endpoint routes. For
+    IPv6 it needs a link-local address there to ask from.
+    """
 
     ipv4: str = ""
     ipv6: str = ""
     device_mtu: int = 1500
     route_mtu: int = 1500
+    neighbours: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,9 @@ def connect(
             raise
         try:
             settings = {f"net/ipv4/conf/{name}/rp_filter": "0"}
-            if ipv6:
-                settings[f"net/ipv6/conf/{name}/addr_gen_mode"] = "1"
+            if ipv6:  # either no address at all there, or one that can be used at once
+                key, value = ("accept_dad", "0") if gateway.neighbours else ("addr_gen_mode", "1")
+                settings[f"net/ipv6/conf/{name}/{key}"] = value
             write_sysctls(settings)
             net.link_set(ifindex, up=True)
             run_in(fd, lambda: _inside(ifname, ipv4, ipv6, gateway))
