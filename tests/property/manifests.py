@@ -231,7 +231,7 @@ def tiered(draw: st.DrawFn, index: int, config: NodeConfig) -> Document:
 
 @st.composite
 def policy(draw: st.DrawFn, index: int, config: NodeConfig) -> Document:
-    """A policy object of any kind; some are in audit mode, few must be refused."""
+    """A policy object of any kind; some are in audit mode, some must be refused."""
     found: Document = draw(
         st.one_of(
             cilium(index, config), cilium(index, config), network(index), tiered(index, config)
@@ -239,6 +239,6 @@ def policy(draw: st.DrawFn, index: int, config: NodeConfig) -> Document:
     )
     if draw(st.integers(0, 5)) == 0:
         found["metadata"]["annotations"] = {AUDIT_ANNOTATION: "true"}
-    if draw(st.integers(0, 60)) == 17:
+    if draw(st.integers(0, 15)) == 7:
         found["spec"]["surprise"] = True
     return found

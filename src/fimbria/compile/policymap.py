@@ -217,8 +217,10 @@ def ordinary(
         levels: list[Entries] = [{} for _ in PolicyPrecedence]
         if localhost and way is Direction.INGRESS:
             levels[0][_LOCALHOST_KEY] = _LOCALHOST
-        for spec in reversed(specs) if not state.closed else ():
-            for level, more in zip(levels, spec.levels(way, own), strict=True):
+        # Where a refused policy closes, only denials are still heard: the node keeps to them too.
+        heard = slice(PolicyPrecedence.DENY - 1 if state.closed else 0, None)
+        for spec in reversed(specs):
+            for level, more in zip(levels[heard], spec.levels(way, own)[heard], strict=True):
                 level.update(more)
         entries.update(uncovered(levels))
     return Stage(flags, entries)

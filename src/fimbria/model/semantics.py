@@ -8,11 +8,11 @@ Order of decision, per direction:
 1. enable-policy "never" switches everything off.
 2. The admin tier: of the rules that match, the first one (lowest priority, then object, then place)
    accepts, denies, or passes on to the next tier.
-3. Ordinary policies, if any says something about this direction. An object that was refused (of
-   any kind; its tier is NORMAL then) closes its subjects; a rule that denies beats every rule that
-   allows; one that redirects to a proxy beats one that only allows; what no rule allows is denied
-   if a policy with default deny selects the endpoint. The node itself may always reach its pods
-   unless a rule denies it.
+3. Ordinary policies, if any says something about this direction. A rule that denies beats
+   everything else; an object that was refused (of any kind; its tier is NORMAL then) closes its
+   subjects whatever other rules allow; one that redirects to a proxy beats one that only allows;
+   what no rule allows is denied if a policy with default deny selects the endpoint. The node itself
+   may always reach its pods unless a rule denies it.
 4. The baseline tier, like the admin tier, for what is still open.
 5. Everything else is allowed.
 """
@@ -232,8 +232,6 @@ def _ordinary(
     """Return what ordinary policies decide; None if they leave it open."""
     # A node does not close itself to its own processes.
     from_host = asked.direction is Direction.INGRESS and asked.peer.identity == Identity.HOST
-    if state.closed:
-        return Verdict(True, Reason.LOCALHOST) if from_host else Verdict(False, Reason.REFUSED)
     denying: list[RuleName] = []
     allowing: list[tuple[RuleName, str]] = []
     for policy, spec in specs:
@@ -247,6 +245,8 @@ def _ordinary(
                         allowing.append((name, part.parser))
     if denying:
         return Verdict(False, Reason.DENY_RULE, tuple(denying))
+    if state.closed:
+        return Verdict(True, Reason.LOCALHOST) if from_host else Verdict(False, Reason.REFUSED)
     redirects = [(name, parser) for name, parser in allowing if parser]
     if redirects:
         names = tuple(name for name, _ in redirects)
