@@ -138,12 +138,11 @@ class _Trial:
         self._groups = groups
         self._sources = np.array([demand.sources(group) for group in groups], np.bool_)
         self._targets = np.flatnonzero([demand.destinations(group) for group in groups])
-        self.pairs = 0
         self._found: tuple[int, int, Atom] | None = None
         self._some = demand.every and not assertion.atoms
-        shape = (len(groups), len(self._targets)) if self._some else (0, 0)
-        self._reached = np.zeros(shape, np.bool_)
-        self._asked = np.zeros(shape, np.bool_)
+        shape = len(groups), len(self._targets)
+        self._paired = np.zeros(shape, np.bool_)
+        self._reached = np.zeros(shape if self._some else (0, 0), np.bool_)
 
     def add(self, chunk: Chunk) -> None:
         """Take up the verdicts about some atoms and sources."""
@@ -152,15 +151,13 @@ class _Trial:
         if not word or not len(rows) or not len(self._targets):
             return
         pick = np.ix_(rows, self._targets)
-        possible = chunk.possible[pick]
-        self.pairs += int(possible.sum()) if chunk.first else 0
-        passes = chunk.passes[pick] & np.uint64(word)
+        possible = chunk.possible[pick] & np.uint64(word)
+        self._paired[rows + chunk.start] |= possible != 0
+        passes = chunk.passes[pick] & possible
         if self._some:
-            self._asked[rows + chunk.start] |= possible
             self._reached[rows + chunk.start] |= passes != 0
             return
-        wrong = (passes ^ np.uint64(word)) if self._demand.every else passes
-        self._note(chunk, rows, np.where(possible, wrong, np.uint64(0)))
+        self._note(chunk, rows, passes ^ possible if self._demand.every else passes)
 
     def _note(self, chunk: Chunk, rows: NDArray[np.int64], wrong: NDArray[np.uint64]) -> None:
         for bad, target in zip(*np.nonzero(wrong), strict=True):
@@ -173,6 +170,11 @@ class _Trial:
                 self._found = row, int(self._targets[target]), chunk.atoms[at]
             return
 
+    @property
+    def pairs(self) -> int:
+        """Return how many pairs of groups it is about."""
+        return int(self._paired.sum())
+
     def _names(self, atom: Atom) -> bool:
         wanted = self.assertion.atoms
         return not wanted or any(
@@ -183,7 +185,7 @@ class _Trial:
     def refuted(self) -> Flow | None:
         """Return a packet that refutes the demand."""
         if self._some:
-            missing = np.argwhere(self._asked & ~self._reached)
+            missing = np.argwhere(self._paired & ~self._reached)
             if len(missing):
                 row, target = missing[0].tolist()
                 return self._flow(row, int(self._targets[target]), Atom(Protocol.TCP, 1, 1))

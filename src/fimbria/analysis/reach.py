@@ -27,6 +27,7 @@ from fimbria.datapath.abi import (
     PolicyShape,
 )
 from fimbria.datapath.lookup import TIERS, endpoint_policy
+from fimbria.model.policy import Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,17 +65,16 @@ class Chunk:
     """The verdicts about up to 64 atoms, the bit of each by its place in `atoms`.
 
     `passes[i, j]` has the atoms that get from group `start` + i to group j; of these,
-    `redirects[i, j]` go by a proxy. Pairs that are not `possible` have no bits: no policy can be
-    about either end, or they have no address family in common. `first`: of these sources, it is the
-    first chunk.
+    `redirects[i, j]` go by a proxy. `possible[i, j]` are the atoms that can be between the two:
+    none where no policy can be about either end, or where they have no address family in common,
+    and either ICMP or ICMPv6 where they have one.
     """
 
     atoms: Sequence[Atom]
     start: int
     passes: Bits
     redirects: Bits
-    possible: Flags
-    first: bool
+    possible: Bits
 
 
 class Reach:
@@ -109,15 +109,14 @@ class Reach:
             entries = self._entries.over(atoms)
             out, out_by = self._side(entries, Direction.EGRESS)
             into, into_by = self._side(entries, Direction.INGRESS)
-            known = np.uint64((1 << len(atoms)) - 1)
             for start in range(0, len(self.groups), ROWS):
                 these = slice(start, start + ROWS)
-                possible = self._possible(these)
+                possible = self._possible(these, atoms)
                 egress, ingress = self._seen(out, into, these)
-                passes = np.where(possible, egress & ingress & known, np.uint64(0))
+                passes = egress & ingress & possible
                 egress, ingress = self._seen(out_by, into_by, these)
                 by = egress | ingress
-                yield Chunk(atoms, start, passes, passes & by, possible, at == 0)
+                yield Chunk(atoms, start, passes, passes & by, possible)
 
     def _seen(self, out: Bits, into: Bits, sources: slice) -> tuple[Bits, Bits]:
         """Return egress and ingress by pair; a pod's own node is the host to it."""
@@ -131,16 +130,18 @@ class Reach:
                 ingress[at - sources.start, guests] = into[self._row[guests], column]
         return egress, ingress
 
-    def _possible(self, sources: slice) -> Flags:
-        """Return between which pairs packets can go that policy sees."""
-        family, policed = self._family, self._policed
-        same = family[sources, None] == family
-        same |= (family[sources, None] == 0) | (family == 0)
+    def _possible(self, sources: slice, atoms: Sequence[Atom]) -> Bits:
+        """Return which atoms can be between which pairs, as far as policy sees them."""
+        one, policed = self._family[sources, None], self._policed
+        same = (one == self._family) | (one == 0) | (self._family == 0)
         seen = same & (policed[sources, None] | policed)
         for row, group in enumerate(self.groups[sources]):
             if len(group.members) < 2:
                 seen[row, sources.start + row] = False
-        return seen
+        four, six = (_without(atoms, p) for p in (Protocol.ICMPV6, Protocol.ICMP))
+        family = np.maximum(one, self._family)
+        words = np.choose(family // 2 - (family > 0), [four | six, four, six])
+        return np.where(seen, words, np.uint64(0))
 
     def _side(self, entries: _Codes, direction: Direction) -> tuple[Bits, Bits]:
         """Return what passes and what is redirected, by policy and peer."""
@@ -298,6 +299,11 @@ class _Codes:
 def bucket(policy: Ints, egress: Ints | int, identity: Ints) -> Ints:
     """Return the numbers of buckets: policy, direction, identity, from the highest bit on."""
     return (policy << 33) | (egress << 32) | identity
+
+
+def _without(atoms: Sequence[Atom], protocol: int) -> np.uint64:
+    """Return the bits of the atoms of other protocols than that."""
+    return np.uint64(sum(1 << at for at, atom in enumerate(atoms) if atom.protocol != protocol))
 
 
 def _packed(flags: Flags) -> Bits:
