@@ -6,17 +6,18 @@ peer but not the port, and those that know the port but not the peer.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
+from fimbria.analysis.explain import policy_value
 from fimbria.analysis.flows import packet
-from fimbria.analysis.peertext import whom_text
 from fimbria.analysis.results import Because, Outcome
 from fimbria.datapath.abi import Direction
 from fimbria.model.policy import Action, Tier
 from fimbria.model.semantics import names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fimbria.analysis.coverage import Deciders
     from fimbria.analysis.engine import Engine
@@ -134,7 +135,7 @@ def _near(
                 if known:
                     yield f"{_at(engine, policy, rule.path)} names {other.name}, but not {asked}"
                 elif ported:
-                    wanted = " or ".join(dict.fromkeys(_peer(one) for one in rule.peers[:NEAR]))
+                    wanted = " or ".join(_written(policy, rule.peers))
                     yield f"{_at(engine, policy, rule.path)} allows {asked} for {wanted}"
 
 
@@ -144,5 +145,9 @@ def _at(engine: Engine, policy: Policy, path: str) -> str:
     return f"{policy.key} {path}{place}"
 
 
-def _peer(peer: Peer) -> str:
-    return "anyone" if peer.whom is None else whom_text(peer.whom)
+def _written(policy: Policy, peers: Sequence[Peer]) -> list[str]:
+    """Return the first peers of a rule as they were written, each once."""
+    paths = list(dict.fromkeys(peer.path for peer in peers))
+    values = [policy_value(policy, path) for path in paths[:NEAR]]
+    rest = [] if len(paths) <= NEAR else [f"{len(paths) - NEAR} more"]
+    return [one if isinstance(one, str) else json.dumps(one) for one in values] + rest

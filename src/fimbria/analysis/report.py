@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from fimbria.analysis.coverage import Coverage
     from fimbria.analysis.suiterun import CaseResult, Check
 
+SHOWN = 3
+"""Failed flows of a case that are told in words."""
+
 
 class Uncovered(msgspec.Struct, frozen=True):
     """A part of a policy that no case has made decide; `default` names a default deny's way."""
@@ -129,11 +132,17 @@ def _broken(
     totals["errors"] += len(errors)
 
 
+def case_lines(case: CaseResult) -> Iterator[str]:
+    """Yield the first flows of a case that failed, in words, and how many more there are."""
+    for check in case.failures[:SHOWN]:
+        yield from failure_lines(check)
+    more = len(case.failures) - SHOWN
+    if more > 0:
+        yield f"and {more} more flows of this case"
+
+
 def _text(case: CaseResult) -> str:
-    lines = [f"{case.file}:{case.line}"]
-    for check in case.failures:
-        lines += failure_lines(check)
-    return "\n".join(lines)
+    return "\n".join([f"{case.file}:{case.line}", *case_lines(case)])
 
 
 def _xml(text: str) -> str:

@@ -87,15 +87,19 @@ def read_suites(file: Path) -> Iterator[Suite | ManifestError]:
 
 
 def resources(suite: Suite) -> Iterator[Manifest | ManifestError]:
-    """Yield the manifests of a suite's world. Tests in a folder are none of them."""
-    for text in suite.paths:
-        path = Path(text)
+    """Yield the manifests of a suite's world."""
+    yield from manifests(suite.paths)
+    yield from suite.inline
+
+
+def manifests(paths: Iterable[str | Path]) -> Iterator[Manifest | ManifestError]:
+    """Read as `scan` does; the tests in a folder are left out."""
+    for path in map(Path, paths):
         if not path.is_dir():
             yield from scan([path])
             continue
         files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
         yield from scan(file for file in files if not is_test_file(file))
-    yield from suite.inline
 
 
 def _suite(one: Manifest, file: Path, inline: tuple[Manifest, ...]) -> Suite:

@@ -15,6 +15,7 @@ from fimbria.cli.documents import part, rows
 from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit, understood
 from fimbria.cli.policy_eval import evaluate
+from fimbria.cli.policy_lint import lint
 from fimbria.cli.policy_test import test
 from fimbria.cli.target import Target, agent_command, format_option
 
@@ -34,6 +35,7 @@ def group() -> None:
 for _command in (
     evaluate,
     test,
+    lint,
     policy_change.apply,
     policy_change.confirm,
     policy_change.rollback,

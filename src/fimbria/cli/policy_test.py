@@ -104,12 +104,14 @@ class _Shown:
     def suite(self, run: SuiteRun) -> SuiteResult:
         """Run a suite, showing its cases as they are judged."""
         heading = click.style(f"{run.suite.name}", bold=True) + f"  {run.suite.file}"
-        if not self._quiet:
+        headed = not self._quiet
+        if headed:
             self._say(heading)
         cases: list[CaseResult] = []
         for case in run.results():
-            if not case.passed and self._quiet:
+            if not (case.passed or headed):
                 self._say(heading)
+                headed = True
             cases.append(case)
             self._done += 1
             self._case(case)
@@ -126,7 +128,7 @@ class _Shown:
         self._note(click.style("error: ", fg="red") + text)
 
     def _case(self, case: CaseResult) -> None:
-        from fimbria.analysis.report import failure_lines
+        from fimbria.analysis.report import case_lines
 
         if case.passed:
             if not self._quiet:
@@ -135,9 +137,8 @@ class _Shown:
         word = "ERROR" if case.broken else "FAIL"
         mark = click.style(word, fg="red", bold=True)
         self._say(f"  {mark}{' ' * (6 - len(word))}{case.name}  ({case.file}:{case.line})")
-        for check in case.failures:
-            for line in failure_lines(check):
-                self._say(f"          {line}")
+        for line in case_lines(case):
+            self._say(f"          {line}")
 
     def _say(self, text: str) -> None:
         if not self._silent:
