@@ -157,6 +157,7 @@ class Agent:
             self.guard.trigger = self.controllers.add("guard", self.guard.look, INTERVAL).trigger
             self.guard.trigger()
             group.create_task(self.guard.listen())
+            self.controllers.add("save-state", self.lifecycle.save_pending, INTERVAL)
             self.controllers.add("check-maps", self.applier.check, CHECK_INTERVAL)
             self.controllers.add("retry-policies", self.cluster.retry_policies, RETRY_INTERVAL)
             self.controllers.add("map-pressure", self.pressure.run, pressure.INTERVAL)

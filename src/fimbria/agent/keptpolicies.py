@@ -45,9 +45,12 @@ def load(path: Path) -> list[Document]:
 
 
 def save(path: Path, documents: Sequence[Document]) -> None:
-    """Remember exactly these objects; without any there is no file."""
-    if documents:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, msgspec.json.encode(_Kept(documents=list(documents))))
-    else:
-        path.unlink(missing_ok=True)
+    """Remember exactly these objects; without any there is no file. A failure is logged."""
+    try:
+        if documents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, msgspec.json.encode(_Kept(documents=list(documents))))
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.error("%s: %s; older versions of policies are not remembered", path, error)

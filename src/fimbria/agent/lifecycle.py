@@ -77,6 +77,8 @@ class Lifecycle:
         self._identities = identities
         self._applier = applier
         self._state_dir = state_dir
+        self.unsaved: set[int] = set()
+        """Endpoints whose state file is older than they are."""
         # Each lives as long as somebody holds or awaits it.
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
@@ -291,11 +293,12 @@ class Lifecycle:
         changed = msgspec.structs.replace(
             file, identity=identity, labels=pod.labels, named_ports=pod.named_ports, pod_uid=pod.uid
         )
-        await asyncio.to_thread(statefiles.write_endpoint, self._state_dir, changed)
         endpoint.file = changed
+        self.unsaved.add(endpoint.id)
         self._cluster.set_endpoint(changed)
         endpoint.log.append({"state": str(endpoint.state), "message": f"identity {identity}"})
         await self._applier.flush()
+        await self._save(endpoint)
         self.changed(endpoint)
 
     async def set_audit(self, endpoint: Endpoint, audit: bool) -> None:
@@ -305,12 +308,34 @@ class Lifecycle:
             return
         changed = msgspec.structs.replace(file, audit=audit)
         endpoint.file = changed
-        await asyncio.to_thread(statefiles.write_endpoint, self._state_dir, changed)
+        self.unsaved.add(endpoint.id)
         self._cluster.set_endpoint(changed)
         word = "reported only" if audit else "enforced"
         endpoint.log.append({"state": str(endpoint.state), "message": f"policy is {word}"})
         await self._applier.flush()
+        await self._save(endpoint)
         self.changed(endpoint)
+
+    async def _save(self, endpoint: Endpoint) -> None:
+        """Remember an endpoint that changed; if that fails it is tried again by `save_pending`.
+
+        The datapath comes first: what holds must not depend on whether there is room on a disk.
+        """
+        try:
+            await asyncio.to_thread(statefiles.write_endpoint, self._state_dir, endpoint.file)
+        except OSError as error:
+            self.unsaved.add(endpoint.id)
+            log.error("endpoint %d: cannot be saved: %s", endpoint.id, error)
+        else:
+            self.unsaved.discard(endpoint.id)
+
+    async def save_pending(self) -> None:
+        """Remember endpoints that could not be; the controller's function. OSError."""
+        for number in sorted(self.unsaved):
+            endpoint = self._endpoints.get(number)
+            if endpoint is not None:
+                await asyncio.to_thread(statefiles.write_endpoint, self._state_dir, endpoint.file)
+            self.unsaved.discard(number)
 
     async def wait_ready(self) -> None:
         """Wait until the node takes pods; CniError that says to try again."""
@@ -334,6 +359,10 @@ def _cni_error(error: BaseException) -> BaseException:
             return CniError(IO_FAILURE, str(error))
         case NoEndpointId() | NoIdentity() | KubeError() | KubeUnreachable():
             return CniError(TRY_AGAIN, str(error))
+        case OSError() if error.errno in statefiles.NO_ROOM:
+            return CniError(
+                TRY_AGAIN, f"the agent cannot save its state: {error}; make room in --state-dir"
+            )
         case BpfError() | NetlinkError() | OSError():
             return CniError(NOT_AVAILABLE, f"the kernel refused: {error}")
         case _:

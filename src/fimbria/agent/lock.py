@@ -7,6 +7,7 @@ in the namespace can take such a name, so one that root does not hold is no lock
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -76,6 +77,8 @@ def take(path: Path) -> int:
             f"{path} is held by another agent (process {holder}): stop it, or give this one its "
             "own --state-dir and --socket-path"
         ) from error
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    # The number is for whoever is refused: a full disk must not keep an agent from starting.
+    with contextlib.suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd

@@ -55,7 +55,10 @@ async def run_agent(sources: Sequence[Source], settings: Settings) -> None:
     """
     config = settings.config
     confine(config.socket_group)
-    held = lock.take(Path(config.state_dir) / LOCK_FILE)
+    try:
+        held = lock.take(Path(config.state_dir) / LOCK_FILE)
+    except OSError as error:
+        raise StartError(f"state-dir: {error}") from error
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,6 +10,7 @@ A file that cannot be read is named and moved aside (`*.malformed`), and the oth
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -26,6 +27,7 @@ ENDPOINT_FILE = "endpoint.json"
 NODE_FILE = "node.json"
 TRIAL_FILE = "trial.json"
 COPY = ".copy"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MALFORMED = ".malformed"
 
 log = logging.getLogger(__name__)
@@ -162,6 +164,14 @@ def endpoints(state_dir: Path) -> Iterator[EndpointFile]:
                 log.warning("endpoint %d: its copy is used", endpoint.id)
                 write(path, endpoint)
                 yield endpoint
+
+
+def room(state_dir: Path) -> int:
+    """Return how many more bytes fit into the state directory; 0 also if no file can be made."""
+    found = os.statvfs(state_dir)
+    if found.f_flag & os.ST_RDONLY or (found.f_files and not found.f_favail):
+        return 0
+    return found.f_bavail * found.f_frsize
 
 
 def lost_endpoints(state_dir: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fimbria.agent import privileges
+from fimbria.agent import privileges, statefiles
 from fimbria.agent.held import Standing
 from fimbria.agent.node import CT_NEW
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from fimbria.agent.agent import Agent
 
 Line = dict[str, Any]
+ROOM_NEEDED = 16384
+"""Bytes that adding a pod may take: two files, one more while it is written, their folder."""
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 
 
@@ -26,6 +28,7 @@ def lines(agent: Agent) -> list[Line]:
         _cni(agent),
         _agent(agent),
         _node(agent),
+        _state(agent),
         _line("Privileges", privileges.text(agent.config.socket_group)),
         _monitor(agent),
         *_ipam(agent),
@@ -115,6 +118,22 @@ def _node(agent: Agent) -> Line:
     if guard.foreign:
         said.append(f"programs of others: {', '.join(guard.foreign[:3])}")
     return _line("Node", "   ".join(said))
+
+
+def _state(agent: Agent) -> Line:
+    """Tell whether the state directory has room for what the agent must remember."""
+    folder = Path(agent.config.state_dir)
+    try:
+        left = statefiles.room(folder)
+    except OSError as error:
+        return _line("State directory", f"{folder}: {error.strerror}", FAILURE)
+    unsaved = len(agent.lifecycle.unsaved)
+    text = f"{folder}: {left >> 20} MiB free"
+    if left < ROOM_NEEDED:
+        text = f"{folder}: full, pods cannot be added; make room there"
+    if unsaved:
+        text += f", {unsaved} endpoints are not saved yet"
+    return _line("State directory", text, FAILURE if left < ROOM_NEEDED or unsaved else OK)
 
 
 def _monitor(agent: Agent) -> Line:

@@ -32,7 +32,11 @@ class Faults(World):
     def api(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Ask the API server."""
         connection = UnixConnection(self.dir / "api.sock")
-        headers = {"Authorization": "Bearer only-for-this-test", "Content-Type": "application/json"}
+        kind = "merge-patch+json" if method == "PATCH" else "json"
+        headers = {
+            "Authorization": "Bearer only-for-this-test",
+            "Content-Type": f"application/{kind}",
+        }
         with contextlib.closing(connection):
             data = None if body is None else json.dumps(body)
             connection.request(method, path, data, headers)
