@@ -76,7 +76,7 @@ def namespaces(linted: Linted) -> Iterator[Finding]:
     """A selector that wants a namespace by a name that none has; a policy's own is told once."""
     for policy in linted.policies:
         for spec in policy.specs:
-            told = set() if spec.host else _strangers(linted, spec.subject)
+            told = set[str]() if spec.host else _strangers(linted, spec.subject)
             yield from _unknown(linted, policy, _subject_path(policy, spec), told)
             for rule in spec.rules:
                 for peer in rule.peers:

@@ -111,7 +111,8 @@ def _suite(one: Manifest, file: Path, inline: tuple[Manifest, ...]) -> Suite:
         for name, kind in (("cases", Case), ("tables", Table)):
             items = cast("dict[str, Any]", spec).get(name)
             for index, item in enumerate(cast("list[Any]", items) if items else ()):
-                decode(one, kind, item or "nothing", f"spec.{name}[{index}]")
+                given = "nothing" if item is None else item
+                decode(one, kind, given, f"spec.{name}[{index}]")
     test = decode(one, PolicyTest)
     _check_options(one, test.spec.options)
     return Suite(
