@@ -1,0 +1,190 @@
+"""The lab of the truth table: pods with labels, nodes, addresses outside, and policies that change.
+
+What the first judge is told is what was written and what the API server says of pods and nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from fimbria.analysis import Engine, from_documents
+from fimbria.cli.client import AgentClient
+from tests.lab.truth.stations import Station
+from tests.property.strategies import LABELS, NAMES, NAMESPACES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fimbria.lab.client import Lab
+
+Document = dict[str, Any]
+APIS = {
+    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
+    "CiliumNetworkPolicy": ("cilium.io/v2", "ciliumnetworkpolicies"),
+    "CiliumClusterwideNetworkPolicy": ("cilium.io/v2", "ciliumclusterwidenetworkpolicies"),
+    "ClusterNetworkPolicy": ("policy.networking.k8s.io/v1alpha2", "clusternetworkpolicies"),
+    "CiliumCIDRGroup": ("cilium.io/v2", "ciliumcidrgroups"),
+}
+KINDS = "namespaces,pods,nodes,ciliumnodes,ciliumidentities,services,endpointslices"
+OUTSIDE = (
+    "192.0.2.1", "192.0.2.129", "192.0.2.130", "198.51.100.1", "2001:db8::1", "2001:db8:1::7",
+    "2001:db8:1::8",
+)  # fmt: skip
+"""Addresses of the world, in and around the prefixes that policies name."""
+
+
+def pods(random: Random, count: int) -> list[Document]:
+    """Namespaces and pods, half of the pods on each node; labels repeat, and so do named ports."""
+    found: list[Document] = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        for name, labels in NAMESPACES.items()
+    ]
+    for index in range(count):
+        labels = {"app": random.choice(LABELS["app"])}
+        if random.random() < 0.6:
+            labels["tier"] = random.choice(LABELS["tier"])
+        ports = [
+            {"name": name, "containerPort": random.choice((53, 80, 8080)), "protocol": protocol}
+            for name, protocol in zip(NAMES, ("TCP", random.choice(("TCP", "UDP"))), strict=True)
+            if random.random() < 0.7
+        ]
+        meta = {"name": f"pod{index}", "namespace": random.choice(("red", "red", "blue"))}
+        ready = {"exec": {"command": ["true"]}}  # nothing listens on the ports that it names
+        container = {"name": "main", "image": "fimbria/sleep", "ports": ports,
+                     "readinessProbe": ready}  # fmt: skip
+        found.append(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {**meta, "labels": labels},
+             "spec": {"nodeName": f"node{index % 2 + 1}", "containers": [container]}}
+        )  # fmt: skip
+    return found
+
+
+def services() -> list[Document]:
+    """What rules by Service name: pods, and addresses of either family outside."""
+    found: list[Document] = []
+    for name, ips in (("pods", ()), ("v4", ("192.0.2.130", "198.51.100.1")),
+                      ("v6", ("2001:db8:1::7",))):  # fmt: skip
+        meta: Document = {"name": name, "namespace": "red", "labels": {"of": "us"} if ips else {}}
+        spec: Document = {"ports": [{"port": 80}], **({} if ips else {"selector": {"app": "db"}})}
+        found.append({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
+        if ips:
+            where = {"kubernetes.io/service-name": name}
+            found.append(
+                {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                 "metadata": {"name": f"{name}-1", "namespace": "red", "labels": where},
+                 "addressType": "IPv6" if ":" in ips[0] else "IPv4",
+                 "endpoints": [{"addresses": [ip]} for ip in ips]}
+            )  # fmt: skip
+    return found
+
+
+def complete(document: Document, name: str) -> Document:
+    """A policy or group as the API wants it, under a name of its own."""
+    version, _ = APIS[document["kind"]]
+    return {**document, "apiVersion": version, "metadata": {**document["metadata"], "name": name}}
+
+
+class Cluster:
+    """A lab with pods, and the policies that it has at the moment."""
+
+    def __init__(self, lab: Lab, config: dict[str, str]) -> None:
+        self.lab = lab
+        self.config = config
+        self.policies: list[Document] = []
+        self.nodes: list[Document] = lab.status()["nodes"]
+        self.agents = {node["name"]: AgentClient(node["socket"]) for node in self.nodes}
+        self._widen()
+        text = lab.kubectl("get", "-A", "-o", "json", KINDS)
+        self._found: list[Document] = json.loads(text)["items"]
+
+    def _widen(self) -> None:
+        """Give the world more addresses, and ways to the pods."""
+        batch = [f"addr add {ip}/{128 if ':' in ip else 32} dev lo" for ip in OUTSIDE]
+        batch.append("link set lo up")
+        for one in json.loads(self.lab.kubectl("get", "ciliumnodes", "-o", "json"))["items"]:
+            addresses = self.lab.node(one["metadata"]["name"])["addresses"]
+            for cidr in one["spec"]["ipam"]["podCIDRs"]:
+                via = next(ip for ip in addresses if (":" in ip) is (":" in cidr))
+                batch.append(f"route add {cidr} via {via}")
+        command = ["nsenter", f"--net={self.lab.status()['netns']}", "ip", "-batch", "-"]
+        subprocess.run(command, input="\n".join([*batch, ""]), text=True, check=True)
+
+    def stations(self) -> list[Station]:
+        """Pods by namespace/name, nodes by node:name, and the world."""
+        status = self.lab.status()
+        found = [
+            Station(f"{pod['namespace']}/{pod['name']}", pod["netns"], tuple(pod["addresses"]))
+            for pod in status["pods"]
+        ]
+        found += [
+            Station(f"node:{node['name']}", node["netns"], tuple(node["addresses"]))
+            for node in status["nodes"]
+        ]
+        return [*found, Station("world", status["netns"], OUTSIDE)]
+
+    def switch(self, wanted: Sequence[Document]) -> list[Document]:
+        """Replace all policies; return when both nodes enforce them.
+
+        Returns what the API refused, as its messages; those documents are left out.
+        """
+        for old in self.policies:
+            status, answer = self.lab.api("DELETE", f"{_path(old)}/{old['metadata']['name']}")
+            assert status < 300, answer
+        self.policies = []
+        refused: list[Document] = []
+        for document in wanted:
+            status, answer = self.lab.api("POST", _path(document), document)
+            if status == 422:
+                refused.append(answer)
+            else:
+                assert status < 300, answer
+                self.policies.append(document)
+        self._enforced()
+        return refused
+
+    def _enforced(self) -> None:
+        """Wait until every node has these policies, no others, and has done what they say."""
+        names = {
+            (one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"])
+            for one in self.policies
+            if one["kind"] != "CiliumCIDRGroup"
+        }
+        for name, agent in self.agents.items():
+            deadline = time.monotonic() + 30
+            while True:
+                rows = agent.get("/v1/policy")["policies"]
+                if {(one["kind"], one["namespace"], one["name"]) for one in rows} == names:
+                    break
+                assert time.monotonic() < deadline, f"{name} has {rows}"
+                time.sleep(0.02)
+            agent.wait("/v1/policy/wait", {"revision": 0}, 30)
+            for one in agent.get("/v1/policy")["policies"]:
+                assert one["status"] != "not applied", one
+
+    def engine(self) -> Engine:
+        """The first judge, over what is written and what there is."""
+        world = from_documents([*self._found, *self.policies])
+        assert not world.errors, world.errors
+        match = self.config.get("policy-cidr-match-mode", "").split()
+        mode = self.config.get("enable-policy", "default")
+        return Engine(world, mode, match, judge="model")
+
+    def events(self, node: str, source_port: int) -> list[Document]:
+        """What a node's kernel lately said about packets from a port."""
+        agent = self.agents[node]
+        return [
+            one
+            for one in agent.lines("/v1/monitor", {"last": 4096})
+            if source_port in (one.get("sport"), one.get("dport"))
+        ]
+
+
+def _path(document: Document) -> str:
+    version, plural = APIS[document["kind"]]
+    namespace = document["metadata"].get("namespace")
+    where = f"/namespaces/{namespace}" if namespace else ""
+    return f"/apis/{version}{where}/{plural}"
