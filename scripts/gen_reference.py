@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 import numpy as np
 
+from fimbria.analysis import report, suite
 from fimbria.analysis.jsonlines import schema
+from fimbria.analysis.lint import CODES, IGNORE_ANNOTATION
 from fimbria.cli.main import root
 from fimbria.datapath import abi
 from fimbria.datapath.reasons import REASONS
@@ -242,6 +244,15 @@ def commands(command: click.Command, path: str, context: click.Context | None) -
                 yield from commands(below, f"{path} {name}", own)
 
 
+def lint_codes() -> str:
+    about = (
+        "What `fimbria policy lint` finds. A comment `# fimbria:ignore CODE` on the line or above "
+        f"it, or the annotation `{IGNORE_ANNOTATION}` on the object, takes a finding away."
+    )
+    rows = [f"| `{name}` | {code.severity} | {code.meaning} |" for name, code in CODES.items()]
+    return page("Findings", about, ["| code | severity | meaning |", "|---|---|---|", *rows])
+
+
 def pages() -> dict[str, str]:
     """File name -> text of every page."""
     about = "Every command as `--help` prints it."
@@ -251,6 +262,9 @@ def pages() -> dict[str, str]:
         "maps.md": maps(),
         "drops.md": drops(),
         "policy-eval.schema.json": json.dumps(schema(), indent=2) + "\n",
+        "policy-test.schema.json": json.dumps(suite.schema(), indent=2) + "\n",
+        "policy-test-report.schema.json": json.dumps(report.schema(), indent=2) + "\n",
+        "lint.md": lint_codes(),
         "commands.md": page("Commands", about, commands(root, "fimbria", None)),
     }
 
