@@ -19,8 +19,10 @@
 
 `path` demands that every source gets through to every destination on every port that is named (on
 some port at all, if none is). "isolated" means that nobody outside the ends gets in, and they get
-to nobody outside. Pods of one kind, entities and ranges of addresses are the ends (analysis.atoms);
-what goes on between two ends of which no policy can be about either is not asked.
+to nobody outside. It and "only" do not speak of the node that a pod runs on, which may reach its
+pods in any case (`no path from entity:host to ...` does). Pods of one kind, entities and ranges of
+addresses are the ends (analysis.atoms); what goes on between two ends of which no policy can be
+about either is not asked.
 """
 
 from __future__ import annotations
@@ -218,11 +220,11 @@ class _Reader:
         elif self._take("only"):
             sources = self._ends()
             self._expect("can", "reach")
-            demands = (Demand(_inverse(sources), self._ends()),)
+            demands = (Demand(_others(sources), self._ends()),)
         else:
             inside = self._ends()
             self._expect("is", "isolated")
-            demands = Demand(_inverse(inside), inside), Demand(inside, _inverse(inside))
+            demands = Demand(_others(inside), inside), Demand(inside, _inverse(inside))
         atoms = tuple(self._on()) if self._take("on") else ()
         if self._at < len(self._words):
             raise self._wrong("the end")
@@ -342,6 +344,11 @@ class _Reader:
 
 def _inverse(ends: Ends) -> Ends:
     return lambda group: not ends(group)
+
+
+def _others(ends: Ends) -> Ends:
+    """Return everyone else but the node that a pod runs on, which may always reach it."""
+    return lambda group: group.name != "entity:host" and not ends(group)
 
 
 def _labelled(key: str, value: str) -> Ends:

@@ -14,8 +14,10 @@ from fimbria.cli.client import NoAnswer
 from fimbria.cli.documents import part, rows
 from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit, understood
+from fimbria.cli.policy_diff import difference
 from fimbria.cli.policy_eval import evaluate
 from fimbria.cli.policy_lint import lint
+from fimbria.cli.policy_prove import proof
 from fimbria.cli.policy_test import test
 from fimbria.cli.target import Target, agent_command, format_option
 
@@ -35,6 +37,8 @@ def group() -> None:
 for _command in (
     evaluate,
     test,
+    difference,
+    proof,
     lint,
     policy_change.apply,
     policy_change.confirm,
