@@ -6,6 +6,7 @@ Versions 0.3.0 to 1.1.0. Rules are those of the specification, sections 2 (param
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +20,10 @@ LATEST = VERSIONS[-1]
 INCOMPATIBLE_VERSION, UNSUPPORTED_FIELD, UNKNOWN_CONTAINER, INVALID_ENVIRONMENT = 1, 2, 3, 4
 IO_FAILURE, INVALID_CONFIG, TRY_AGAIN, NOT_AVAILABLE = 5, 7, 11, 50
 CHECK_FAILED = 101
+
+NETWORK, PLUGIN = "cilium", "fimbria-cni"
+_CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+_INTERFACE = re.compile(r"[!-.0-9;-~]{1,15}")  # printable, no space, slash or colon
 
 _STATUS = {INVALID_ENVIRONMENT: 400, INVALID_CONFIG: 400, INCOMPATIBLE_VERSION: 400,
            TRY_AGAIN: 503, NOT_AVAILABLE: 503}  # fmt: skip
@@ -90,14 +95,29 @@ def parse(body: object) -> Request:
     for name in ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS")[: needed[command]]:
         if not variables.get(name):
             raise CniError(INVALID_ENVIRONMENT, f"{name}: not set; {command} needs it")
-    ifname = variables.get("CNI_IFNAME", "")
-    if len(ifname.encode()) > 15 or "/" in ifname or ifname in (".", ".."):
+    container_id, ifname = variables.get("CNI_CONTAINERID", ""), variables.get("CNI_IFNAME", "")
+    netns = variables.get("CNI_NETNS", "")
+    if container_id and not _CONTAINER_ID.fullmatch(container_id):
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"CNI_CONTAINERID: {container_id[:64]!r} is no container id: letters, digits, _ . - "
+            "beginning with a letter or digit",
+        )
+    if ifname and (ifname in (".", "..") or not _INTERFACE.fullmatch(ifname)):
         raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME: {ifname!r} is no interface name")
+    if netns and (not netns.startswith("/") or "\0" in netns or ".." in netns.split("/")):
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS: {netns!r} is no absolute path")
+    for key, ours in (("name", NETWORK), ("type", PLUGIN)):
+        if configuration.get(key, ours) != ours:
+            raise CniError(
+                INVALID_CONFIG,
+                f"{key}: {configuration[key]!r} is another network's; this agent has {ours!r} only",
+            )
     args = _args(variables.get("CNI_ARGS", ""))
     return Request(
         command=command,
-        container_id=variables.get("CNI_CONTAINERID", ""),
-        netns=variables.get("CNI_NETNS", ""),
+        container_id=container_id,
+        netns=netns,
         ifname=ifname,
         namespace=args.get("K8S_POD_NAMESPACE", ""),
         pod=args.get("K8S_POD_NAME", ""),

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 
 from fimbria.kernel.errors import is_exists
 from fimbria.kernel.netlink import Address, Link, Net, Route
-from fimbria.kernel.netns import open_netns, run_in, write_sysctls
+from fimbria.kernel.netns import (
+    current_netns,
+    is_netns,
+    open_netns,
+    run_in,
+    same_netns,
+    write_sysctls,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -76,12 +83,20 @@ def route_mtu(device_mtu: int, tunnel: str | None) -> int:
 
 @contextlib.contextmanager
 def opened(netns: str) -> Generator[int]:
-    """Open a network namespace by path; NoNetns if it is none."""
+    """Open a network namespace by path; NoNetns if it is none, or the node's own."""
     try:
         fd = open_netns(Path(netns))
     except OSError as error:
         raise NoNetns(f"network namespace {netns}: {error.strerror}") from error
     try:
+        if not is_netns(fd):
+            raise NoNetns(f"{netns} is no network namespace")
+        own = current_netns()
+        try:
+            if same_netns(fd, own):
+                raise NoNetns(f"{netns} is the node's own network namespace")
+        finally:
+            os.close(own)
         yield fd
     finally:
         os.close(fd)

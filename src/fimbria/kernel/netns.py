@@ -8,6 +8,7 @@ the wrong place. Sockets opened that way keep their namespace and may be used by
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import threading
 from pathlib import Path
@@ -19,12 +20,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
+_NS_GET_NSTYPE = 0xB703
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_netns(path: Path) -> int:
-    """Descriptor of a namespace by path (a bind mount, or /proc/PID/ns/net); OSError if none."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """Descriptor of a namespace by path (a bind mount, or /proc/PID/ns/net); OSError if none.
+
+    What is at the path may be anything: a pipe does not block here. See `is_netns`.
+    """
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def is_netns(fd: int) -> bool:
+    """Whether a descriptor is a network namespace's (ioctl_ns(2))."""
+    try:
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        return False
 
 
 def current_netns() -> int:

@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from fimbria.kernel import netns
-from tests.unit.agent.test_agent_process import UnixConnection, World, until
+from tests.unit.agent.test_agent_process import UnixConnection, World, fimbria, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,10 +28,12 @@ class Faults(World):
         super().__init__(folder)
         self.pods: dict[str, int] = {}
         self.addresses: dict[str, str] = {}
+        self.server = self.processes[1]
+        self.api_socket = "api.sock"
 
     def api(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Ask the API server."""
-        connection = UnixConnection(self.dir / "api.sock")
+        connection = UnixConnection(self.dir / self.api_socket)
         kind = "merge-patch+json" if method == "PATCH" else "json"
         headers = {
             "Authorization": "Bearer only-for-this-test",
@@ -42,6 +44,29 @@ class Faults(World):
             connection.request(method, path, data, headers)
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
+
+    def stop_api(self) -> None:
+        """Kill the API server; its database stays."""
+        self.server.kill()
+        self.server.wait()
+
+    def start_api(self, name: str = "api.sock") -> None:
+        """Serve the database again; the agent knows "api.sock" only."""
+        self.api_socket = name
+        (self.dir / name).unlink(missing_ok=True)
+        self.server = self.spawn(
+            [*fimbria("apiserver"), "--data", self.dir / "db",
+             "--listen", f"unix:{self.dir}/{name}",
+             "--token-file", self.dir / "tokens"]
+        )  # fmt: skip
+
+        def answers() -> bool:
+            try:
+                return self.api("GET", "/version")[0] == 200
+            except OSError:
+                return False
+
+        until(answers)
 
     def create(self, name: str) -> None:
         """Make a Pod object of this node, with the label app=NAME."""
