@@ -107,6 +107,9 @@ def agree(compiler: Compiler, case: Case) -> None:
         denied = judged.reason is Reason.DENY_RULE
         assert hit.verdict == -(DropReason.POLICY_DENY if denied else DropReason.POLICY), case
     assert bool(hit.proxy_port) == (judged.reason is Reason.REDIRECT), case
+    if hit.proxy_port:
+        wanted = compiler.ids.proxies.port(case.packet.direction, judged.parser)
+        assert hit.proxy_port == wanted, case
     assert (judged.allowed and hit.rule_id in _FREE) == (judged.reason in ALLOWED_BY_NONE), case
     assert hit.enforced or judged.reason is Reason.NO_POLICY, case
     if hit.rule_id >= RuleIds.FIRST:

@@ -129,13 +129,16 @@ def rule_ports(draw: st.DrawFn, where: Where) -> Document:
     """toPorts or icmps of a Cilium rule, now and then with a proxy behind it."""
     kind = draw(st.sampled_from(["ports", "ports", "none", "http", "http", "ports", "icmps"]))
     if kind == "http" and not where.deny and not where.host:
-        number = str(draw(st.sampled_from([80, 80, 8080])))
+        number: Document = draw(st.sampled_from([
+            {"port": "80"}, {"port": "80", "endPort": 81}, {"port": "64", "endPort": 9000},
+            {"port": "http"},
+        ]))  # fmt: skip
         parser: Document = draw(st.sampled_from([
             {"rules": {"http": [{"method": "GET"}]}},
             {"rules": {"kafka": [{"topic": "t"}]}},
             {"rules": {"l7proto": "r2d2", "l7": [{"cmd": "READ"}]}},
         ]))  # fmt: skip
-        return {"toPorts": [{"ports": [{"port": number, "protocol": "TCP"}], **parser}]}
+        return {"toPorts": [{"ports": [{**number, "protocol": "TCP"}], **parser}]}
     if kind == "icmps":
         return {"icmps": [{"fields": draw(st.lists(icmp_field, min_size=1, max_size=2))}]}
     if kind == "none":

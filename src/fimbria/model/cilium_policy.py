@@ -17,6 +17,7 @@ from fimbria.model.fields import UNSUPPORTED, Fields
 from fimbria.model.policy import DIRECTIONS, Action, Peer, PolicyError, Rule, Spec
 from fimbria.model.ports import cilium_ports
 from fimbria.model.reading import Place
+from fimbria.model.redirects import check_parsers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +63,7 @@ def _spec(value: Any, path: str, reading: Reading) -> Spec:
         rules += section or ()
     wanted = _default_deny(fields)
     fields.done()
+    check_parsers(rules)
     # Saying `false` about a direction without rules says nothing.
     ingress, egress = (
         (True if wanted[d] is None else wanted[d]) if present[d] else (wanted[d] or None)

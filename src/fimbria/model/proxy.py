@@ -14,6 +14,7 @@ from fimbria.datapath.abi import Direction
 from fimbria.model.fields import Fields, word
 from fimbria.model.layer7 import layer7, secret
 from fimbria.model.policy import PolicyError, Protocol
+from fimbria.model.redirects import DNS, TLS
 
 if TYPE_CHECKING:
     from typing import Any
@@ -62,7 +63,7 @@ def proxy_of(fields: Fields, place: Place) -> Proxy | None:
             )
         proxy = Proxy(found.parser, rules.at(found.field), True)
     elif encrypted:
-        proxy = Proxy("tls", encrypted, False)
+        proxy = Proxy(TLS, encrypted, False)
     else:
         proxy = None
     if listener is not None:
@@ -80,7 +81,7 @@ def check_port(port: PortSpec, proxy: Proxy) -> None:
         return
     if port.ports is None and not port.name:
         raise PolicyError(f"{port.path}.port", "layer 7 rules take a port other than 0")
-    if proxy.parser == "dns":
+    if proxy.parser == DNS:
         if port.protocols == (Protocol.SCTP,):
             raise PolicyError(f"{port.path}.protocol", "DNS goes over UDP and TCP")
         if port.ports is not None and port.ports[0] != port.ports[1]:
@@ -91,10 +92,10 @@ def check_port(port: PortSpec, proxy: Proxy) -> None:
 
 def _check_place(proxy: Proxy, place: Place) -> None:
     ingress = place.direction is Direction.INGRESS
-    if place.host and (ingress or proxy.parser != "dns"):
+    if place.host and (ingress or proxy.parser != DNS):
         wanted = "on ingress" if ingress else "other than DNS"
         raise PolicyError(proxy.path, f"a policy about nodes has no layer 7 {wanted}")
-    if proxy.parser == "dns" and ingress:
+    if proxy.parser == DNS and ingress:
         raise PolicyError(proxy.path, "rules for DNS are about egress only")
 
 

@@ -10,9 +10,10 @@ Order of decision, per direction:
    accepts, denies, or passes on to the next tier.
 3. Ordinary policies, if any says something about this direction. A rule that denies beats
    everything else; an object that was refused (of any kind; its tier is NORMAL then) closes its
-   subjects whatever other rules allow; one that redirects to a proxy beats one that only allows;
-   what no rule allows is denied if a policy with default deny selects the endpoint. The node itself
-   may always reach its pods unless a rule denies it.
+   subjects whatever other rules allow; a rule that redirects to a proxy beats those that only
+   allow, and of several proxies one is chosen (model.redirects); what no rule allows is denied if a
+   policy with default deny selects the endpoint. The node itself may always reach its pods unless a
+   rule denies it.
 4. The baseline tier, like the admin tier, for what is still open.
 5. Everything else is allowed.
 """
@@ -36,6 +37,7 @@ from fimbria.model.peers import (
     host_prefix,
 )
 from fimbria.model.policy import Action, Tier
+from fimbria.model.redirects import ANYONE, BY_CIDR, BY_IDENTITY, closeness
 from fimbria.model.selector import Selector
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from fimbria.model.policy import NamedPort, Peer, Policy, PolicyKey, PortSpec, Rule, Spec
 
 INIT_LABEL = "reserved:init"
+WORLD_LABELS = frozenset({"reserved:world", "reserved:world-ipv4", "reserved:world-ipv6"})
 NO_PORTS: frozenset[NamedPort] = frozenset()
 
 
@@ -105,7 +108,8 @@ class Verdict:
     """The judgement. `rules` are all that decide alike, in object order; empty where none did.
 
     `parser`: the proxy that a redirect goes to; such a packet is allowed as far as L3/L4 goes, and
-    dropped by the datapath as long as no proxy listens.
+    dropped by the datapath as long as no proxy listens. Its `rules` are those that want this proxy,
+    the one that decides first.
     """
 
     allowed: bool
@@ -233,7 +237,8 @@ def _ordinary(
     # A node does not close itself to its own processes.
     from_host = asked.direction is Direction.INGRESS and asked.peer.identity == Identity.HOST
     denying: list[RuleName] = []
-    allowing: list[tuple[RuleName, str]] = []
+    allowing: list[RuleName] = []
+    redirects: list[tuple[tuple[int, int], RuleName, str]] = []
     for policy, spec in specs:
         for rule in spec.rules:
             if rule.direction is asked.direction:
@@ -241,18 +246,22 @@ def _ordinary(
                     name = RuleName(policy.key, part.path)
                     if rule.deny:
                         denying.append(name)
+                    elif part.parser:
+                        close = closeness(part, asked.port, _how_named(rule, part, asked))
+                        redirects.append((close, name, part.parser))
                     else:
-                        allowing.append((name, part.parser))
+                        allowing.append(name)
     if denying:
         return Verdict(False, Reason.DENY_RULE, tuple(denying))
     if state.closed:
         return Verdict(True, Reason.LOCALHOST) if from_host else Verdict(False, Reason.REFUSED)
-    redirects = [(name, parser) for name, parser in allowing if parser]
     if redirects:
-        names = tuple(name for name, _ in redirects)
-        return Verdict(True, Reason.REDIRECT, names, redirects[0][1])
+        redirects.sort(key=lambda one: one[0], reverse=True)
+        parser = redirects[0][2]
+        chosen = tuple(name for _, name, its in redirects if its == parser)
+        return Verdict(True, Reason.REDIRECT, chosen, parser)
     if allowing:
-        return Verdict(True, Reason.ALLOW_RULE, tuple(name for name, _ in allowing))
+        return Verdict(True, Reason.ALLOW_RULE, tuple(allowing))
     if from_host:
         return Verdict(True, Reason.LOCALHOST)
     return Verdict(False, Reason.DEFAULT_DENY) if state.default_deny else None
@@ -265,6 +274,17 @@ def _matching(rule: Rule, asked: Question) -> list[PortSpec]:
     if any(part.name for part in rule.parts):
         named = _port_names(rule, asked)
     return [part for part in rule.parts if part.matches(asked.protocol, asked.port, named)]
+
+
+def _how_named(rule: Rule, part: PortSpec, asked: Question) -> int:
+    """Return how a rule that matches names the peer. A port's name means one at somebody."""
+    if any(one.whom is None for one in rule.peers):
+        by_name = part.name and asked.direction is Direction.EGRESS
+        return BY_IDENTITY if by_name else ANYONE
+    peer = asked.peer
+    if WORLD_LABELS.isdisjoint(peer.labels.values):
+        peer = replace(peer, net=None)
+    return BY_IDENTITY if any(names(one, peer, asked.context) for one in rule.peers) else BY_CIDR
 
 
 def _port_names(rule: Rule, asked: Question) -> frozenset[NamedPort]:
