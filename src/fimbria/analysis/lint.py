@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fimbria.analysis.world import World
     from fimbria.model.peers import Prefix
     from fimbria.model.policy import Policy, Rule, Spec
+    from fimbria.model.selector import Selector
     from fimbria.sources.files import Manifest
 
 IGNORE_ANNOTATION = "fimbria.io/lint-ignore"
@@ -142,20 +143,23 @@ class Linted:
                 for rule in spec.rules:
                     yield policy, spec, rule
 
+    def chosen(self, selector: Selector) -> frozenset[int]:
+        """Return the identities that a selector selects, reserved ones included."""
+        found = self._chosen.get(selector)
+        if found is None:
+            found = frozenset(n for n, own in self.labels.items() if selector.matches(own))
+            self._chosen[selector] = found
+        return found
+
     def units(self, spec: Spec) -> frozenset[int]:
         """Return the endpoint ids that a spec is about; none for one about nodes."""
         if spec.host:
             return frozenset()
-        found = self._units.get(id(spec))
-        if found is None:
-            chosen = {n for n, labels in self.labels.items() if spec.subject.matches(labels)}
-            rows = self.world.units.items()
-            found = frozenset(number for unit, number in rows if unit.identity in chosen)
-            self._units[id(spec)] = found
-        return found
+        chosen = self.chosen(spec.subject)
+        return frozenset(n for unit, n in self.world.units.items() if unit.identity in chosen)
 
     @cached_property
-    def _units(self) -> dict[int, frozenset[int]]:
+    def _chosen(self) -> dict[Selector, frozenset[int]]:
         return {}
 
     def finding(self, code: str, policy: Policy, path: str, message: str, fix: str) -> Finding:

@@ -150,8 +150,7 @@ class Deciding:
             cidrs = self._linted.engine.compiler.policies.selectors.cidrs
             yield from sorted(cidrs.identities(whom))
         elif isinstance(whom, Selector):
-            labels = self._linted.labels.items()
-            yield from (number for number, own in labels if whom.matches(own))
+            yield from sorted(self._linted.chosen(whom))
         else:
             context = self._linted.engine.state.context()
             places = self._linted.engine.places

@@ -62,8 +62,7 @@ def _somebody(linted: Linted, whom: object) -> bool:
     if isinstance(whom, Selector):
         if whom.has_source("node") or whom.has_source("cidr") or not linted.world.pods:
             return True
-        found = any(whom.matches(labels) for labels in linted.labels.values())
-        return found or bool(_strangers(linted, whom))
+        return bool(linted.chosen(whom) or _strangers(linted, whom))
     if isinstance(whom, CidrGroups):
         groups = context.groups.values()
         return any(whom.selector.matches(LabelSet(group.labels)) for group in groups)
@@ -131,8 +130,9 @@ def _receiving(linted: Linted, spec: Spec, rule: Rule) -> Iterator[NamedPort]:
         return
     chosen = [peer.whom for peer in rule.peers]
     for identity, named in linted.world.named.items():
-        labels = linted.labels[identity]
-        if any(w is None or (isinstance(w, Selector) and w.matches(labels)) for w in chosen):
+        if any(
+            w is None or (isinstance(w, Selector) and identity in linted.chosen(w)) for w in chosen
+        ):
             yield from named
 
 
