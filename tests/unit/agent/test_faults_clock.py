@@ -1,0 +1,89 @@
+"""The node's wall clock jumps by years: nothing that forwards or judges looks at it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.agent.faultnode import Faults, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROGRAM = Path(__file__).with_name("jumpingagent.py")
+SOURCES = Path(__file__).resolve().parents[3] / "bpf"
+YEARS = 20 * 365 * 86400
+POLICIES = "/apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies"
+
+
+class Jumping(Faults):
+    """A node whose wall clock the test sets."""
+
+    def command(self, **keys: str) -> list[str]:
+        words = super().command(**keys)
+        start = words.index("-m")
+        return [*words[:start], str(PROGRAM), str(self.dir / "offset"), *words[start + 2 :]]
+
+    def jump(self, seconds: int) -> None:
+        """Set the clock off by so much."""
+        (self.dir / "next").write_text(str(seconds))
+        (self.dir / "next").rename(self.dir / "offset")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jumping]:
+    made = Jumping(tmp_path_factory.mktemp("node"))
+    try:
+        made.start()
+        made.add("one")
+        made.add("two")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("seconds", [YEARS, -YEARS, 0])
+def test_the_wall_clock_jumps(world: Jumping, seconds: int) -> None:
+    """Flows, new pods, a policy that comes and goes, and a restart are as before."""
+    world.jump(seconds)
+    assert world.reaches("one", "two")
+    name = f"new{abs(seconds) + (seconds > 0)}"
+    world.add(name)
+    assert world.reaches(name, "one")
+    policy = {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumNetworkPolicy",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "endpointSelector": {"matchLabels": {"app": "two"}},
+            "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "one"}}]}],
+        },
+    }
+    assert world.api("POST", POLICIES, policy)[0] == 201
+    until(lambda: not world.reaches(name, "two", 0.3))
+    assert world.reaches("one", "two")
+    world.kill()
+    world.start()
+    assert not world.reaches(name, "two", 0.3)
+    assert world.reaches("one", "two")
+    assert world.api("DELETE", f"{POLICIES}/{name}")[0] == 200
+    until(lambda: world.reaches(name, "two", 0.3))
+    world.remove(name)
+    assert world.ask("GET", "/v1/healthz")[1]["state"] == "Ok"
+    assert not world.ask("GET", "/v1/controllers")[1][0]["failing"]
+
+
+def test_the_datapath_asks_no_clock_that_can_be_set() -> None:
+    """The programs use ticks and monotonic clocks only."""
+    asked = {
+        name
+        for path in SOURCES.glob("*.[ch]")
+        for name in re.findall(r"\bbpf_(?:ktime_get\w*|jiffies64)\b", path.read_text())
+    }
+    monotonic = {"bpf_ktime_get_ns", "bpf_ktime_get_coarse_ns", "bpf_ktime_get_boot_ns"}
+    assert asked <= {"bpf_jiffies64", *monotonic}
+    assert "bpf_jiffies64" in asked
