@@ -16,6 +16,7 @@ from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit, understood
 from fimbria.cli.policy_diff import difference
 from fimbria.cli.policy_eval import evaluate
+from fimbria.cli.policy_explain import engine_of, explain, traced, world_options
 from fimbria.cli.policy_lint import lint
 from fimbria.cli.policy_prove import proof
 from fimbria.cli.policy_test import test
@@ -36,6 +37,7 @@ def group() -> None:
 
 for _command in (
     evaluate,
+    explain,
     test,
     difference,
     proof,
@@ -184,12 +186,24 @@ def finding(manifest: Manifest, node_labels: bool = False) -> dict[str, Any] | N
 @click.option("-d", "--dst", metavar="LABELS", help="Destination labels.")
 @click.option("--dst-identity", type=click.IntRange(min=0), help="Destination identity.")
 @click.option("--dport", metavar="PORT[/PROTO]", help="Destination port: 80, 53/UDP, 8/ICMP.")
-def trace(target: Target, form: Format, dport: str | None, **ends: Any) -> None:
-    """Say whether one may reach the other, rule by rule."""
+@world_options
+def trace(
+    target: Target,
+    form: Format,
+    dport: str | None,
+    files: tuple[str, ...],
+    enable_policy: str,
+    cidr_match: frozenset[str],
+    **ends: Any,
+) -> None:
+    """Say whether one may reach the other, rule by rule; with -f from manifests, without a node."""
     request = {"src": trace_end("src", ends), "dst": trace_end("dst", ends)}
     if dport is not None:
         request["dport"] = port_argument(dport)
-    document: dict[str, Any] = target.client().post("/v1/policy/resolve", request)
+    if files:
+        document = traced(engine_of(files, enable_policy, cidr_match), request)
+    else:
+        document = target.client().post("/v1/policy/resolve", request)
     emit(form, document, lambda: str(document["text"]).rstrip())
 
 

@@ -61,15 +61,29 @@ class Manifest:
 
     def line(self, field: str) -> int:
         """Return the line of `field` (`spec.ingress[0].toPorts`), or of its nearest parent."""
-        node = self.node
-        if node is None:
-            return 1
+        return 1 if self.node is None else self._at(field).start_mark.line + 1
+
+    def lines(self, field: str) -> tuple[int, int]:
+        """Return the first and the last line of `field`, or of its nearest parent."""
+        if self.node is None:
+            return 1, 1
+        node: Any = self._at(field)
+        last = node
+        # A collection in block style ends where the next token begins; its last value does not.
+        while not isinstance(last, yaml.ScalarNode) and last.value:
+            last = last.value[-1][1] if isinstance(last, yaml.MappingNode) else last.value[-1]
+        end: Any = last.end_mark
+        return node.start_mark.line + 1, end.line + bool(end.column)
+
+    def _at(self, field: str) -> Any:
+        """Return the tree of `field`, or of its nearest parent."""
+        node: Any = self.node
         for step in field.replace("[", ".[").split("."):
             found = _child(node, step)
             if found is None:
                 break
             node = found
-        return node.start_mark.line + 1
+        return node
 
     def error(self, field: str, reason: str) -> ManifestError:
         """Return an error about one field of this manifest."""
