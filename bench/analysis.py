@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.row import Row, at_most
 from fimbria.analysis import Engine, Flow, from_documents
+from fimbria.analysis.diff import diff
 from fimbria.analysis.jsonlines import Answers, blocks
+from fimbria.analysis.prove import prove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +64,9 @@ def policies(count: int, identities: int, dice: random.Random) -> Iterator[Docum
             }} for other in (dice.randrange(identities) for _ in range(3))
         ]  # fmt: skip
         peers.append({"matchLabels": {"k8s:io.kubernetes.pod.namespace": f"ns-{number % 50}"}})
-        ports = [{"port": str(dice.choice(PORTS)), "protocol": "TCP"} for _ in range(3)]
+        ports: list[Document] = [
+            {"port": str(dice.choice(PORTS)), "protocol": "TCP"} for _ in range(3)
+        ]
         ports.append({"port": "30000", "endPort": 32767, "protocol": "TCP"})
         rule = [{"fromEndpoints": peers, "toPorts": [{"ports": ports}]}]
         spec: Document = {"endpointSelector": {"matchLabels": whom}, "ingress": rule}
@@ -156,6 +160,36 @@ def measure() -> list[Row]:
     return rows
 
 
+def space() -> list[Row]:
+    """The whole packet space: two versions compared, assertions proven; a process of its own."""
+    dice = random.Random(7)
+    given, rules = [*pods()], [*policies(POLICIES, IDENTITIES, dice)]
+    old = from_documents([*given, *rules])
+    for number in range(0, POLICIES, 20):
+        one = rules[number] = json.loads(json.dumps(rules[number]))
+        one["spec"]["ingress"][0]["toPorts"][0]["ports"][0] = {"port": "4444", "protocol": "TCP"}
+    new = from_documents([*given, *rules])
+    start = time.process_time()
+    changes = diff(old, new).changes
+    compared = time.process_time()
+    names = [f"ns=ns-{number}" for number in range(NAMESPACES)]
+    asked = [
+        f"no path from {dice.choice(names)} to {dice.choice(names)} on TCP/{dice.choice(PORTS)}"
+        for _ in range(100)
+    ]
+    proofs = prove(Engine(new), asked)
+    proven = time.process_time()
+    assert changes
+    assert len(proofs) == len(asked)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return [
+        at_most("policy diff, 1,000 policies, 50 changed, with both compiles", compared - start,
+                "s", 5.0),
+        at_most("policy prove, 100 assertions, with the compile", proven - compared, "s", 5.0),
+        at_most("memory, peak, of these", memory, "MB", 400.0),
+    ]  # fmt: skip
+
+
 def _rate(name: str, value: float, baseline: float) -> Row:
     ratio = value / baseline
     return Row(name, value, "1/s", baseline, "one by one", ratio, "≥ 200000", value >= 200_000)
@@ -167,13 +201,15 @@ def _line(flow: Flow) -> bytes:
 
 
 def rows() -> list[Row]:
-    command = [sys.executable, "-c", "import bench.analysis as b; b.report()"]
-    done = subprocess.run(command, capture_output=True, check=True, env=os.environ)
-    large = [Row(**row) for row in json.loads(done.stdout)]
+    large: list[Row] = []
+    for part in ("measure", "space"):
+        command = [sys.executable, "-c", f"import bench.analysis as b; b.report(b.{part})"]
+        done = subprocess.run(command, capture_output=True, check=True, env=os.environ)
+        large += [Row(**row) for row in json.loads(done.stdout)]
     loading = at_most("import of the engine, CPU", import_time() * 1e3, "ms", 150.0)
     return [*large, loading, at_most("first answer, 50 manifests, CPU", first_answer(), "s", 0.5)]
 
 
-def report() -> None:
-    """Print `measure` as JSON, for the process that asked."""
-    print(json.dumps([row.to_json() for row in measure()]))
+def report(part: Callable[[], list[Row]]) -> None:
+    """Print what a part measures as JSON, for the process that asked."""
+    print(json.dumps([row.to_json() for row in part()]))

@@ -11,6 +11,7 @@ nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -153,12 +154,12 @@ class _Turned:
     def rectangles(self) -> Iterator[tuple[list[Group], list[Group], tuple[Turn, ...]]]:
         """Yield sources and destinations with what turned for all of them."""
         kinds = list(self._kinds)
-        alive = np.flatnonzero(self._of_pair.any(axis=1))
-        rows, which = np.unique(self._of_pair[alive], axis=0, return_inverse=True)
-        same: list[list[int]] = [[] for _ in rows]
-        for at, row in zip(alive.tolist(), which.reshape(-1).tolist(), strict=True):
-            same[row].append(at)
-        for sources, row in sorted(zip(same, rows, strict=True), key=lambda pair: pair[0]):
+        same: dict[bytes, list[int]] = {}
+        for at in np.flatnonzero(self._of_pair.any(axis=1)).tolist():
+            digest = blake2b(self._of_pair[at].tobytes(), digest_size=16).digest()
+            same.setdefault(digest, []).append(at)
+        for sources in same.values():
+            row = self._of_pair[sources[0]]
             for kind in _distinct(row):
                 destinations = np.flatnonzero(row == kind).tolist()
                 yield (

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from fimbria.analysis.flows import Flow
     from fimbria.analysis.reach import Chunk
     from fimbria.analysis.results import Result
+    from fimbria.model.labels import Labels
 
     Ends = Callable[[Group], bool]
 
@@ -354,4 +356,9 @@ def _others(ends: Ends) -> Ends:
 def _labelled(key: str, value: str) -> Ends:
     """Return who has a label; without source it is any:KEY."""
     name = key if ":" in key else f"any:{key}"
-    return lambda group: value in LabelSet(group.labels).values.get(name, ())
+    return lambda group: value in _values(group.labels).get(name, ())
+
+
+@lru_cache(maxsize=1 << 16)
+def _values(labels: Labels) -> dict[str, tuple[str, ...]]:
+    return LabelSet(labels).values

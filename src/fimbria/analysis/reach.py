@@ -12,6 +12,7 @@ time, a word of bits each, so memory does not grow with their number. The meanin
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,10 +46,10 @@ if TYPE_CHECKING:
 WORD = 64
 """Atoms that are judged together."""
 
-ROWS = 256
+ROWS = 128
 """Sources whose pairs are yielded together, to bound memory."""
 
-CELLS = 1 << 15
+CELLS = 1 << 13
 """Cells that are judged together, to bound memory."""
 
 _NOBODY = 0xFFFF_FFFF
@@ -106,16 +107,16 @@ class Reach:
         """Yield the verdicts, 64 atoms and ROWS sources at a time."""
         for at in range(0, len(self.atoms), WORD):
             atoms = self.atoms[at : at + WORD]
-            entries = self._entries.over(atoms)
-            out, out_by = self._side(entries, Direction.EGRESS)
-            into, into_by = self._side(entries, Direction.INGRESS)
+            (out, out_by), (into, into_by) = self._sides(atoms)
             for start in range(0, len(self.groups), ROWS):
                 these = slice(start, start + ROWS)
                 possible = self._possible(these, atoms)
                 egress, ingress = self._seen(out, into, these)
                 passes = egress & ingress & possible
-                egress, ingress = self._seen(out_by, into_by, these)
-                by = egress | ingress
+                by = np.zeros((1, 1), np.uint64)
+                if self._entries.redirects:
+                    egress, ingress = self._seen(out_by, into_by, these)
+                    by = egress | ingress
                 yield Chunk(atoms, start, passes, passes & by, possible)
 
     def _seen(self, out: Bits, into: Bits, sources: slice) -> tuple[Bits, Bits]:
@@ -143,24 +144,33 @@ class Reach:
         words = np.choose(family // 2 - (family > 0), [four | six, four, six])
         return np.where(seen, words, np.uint64(0))
 
+    def _sides(self, atoms: Sequence[Atom]) -> tuple[tuple[Bits, Bits], tuple[Bits, Bits]]:
+        entries = self._entries.over(atoms)
+        return self._side(entries, Direction.EGRESS), self._side(entries, Direction.INGRESS)
+
     def _side(self, entries: _Codes, direction: Direction) -> tuple[Bits, Bits]:
         """Return what passes and what is redirected, by policy and peer."""
         egress = int(direction is Direction.EGRESS)
         rows, columns = self._cells(egress)
         shape = len(self._heads), len(self._peers)
-        passes, proxied = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64)
+        passes = np.zeros(shape, np.uint64)
+        proxied = np.zeros(shape if self._entries.redirects else (1, 1), np.uint64)
         every = np.arange(len(self._heads))
         heads = np.array(self._heads)
         rest, rest_by = entries.judge(
             heads, egress, *(np.full(len(heads), n) for n in (_NOBODY, 0))
         )
-        passes[every], proxied[every] = rest[:, None], rest_by[:, None]
+        passes[every] = rest[:, None]
+        if self._entries.redirects:
+            proxied[every] = rest_by[:, None]
         identity = np.array([one for one, _ in self._peers])
         cidr = np.array([one for _, one in self._peers])
         for at in range(0, len(rows), CELLS):
             row, column = rows[at : at + CELLS], columns[at : at + CELLS]
             bits, bits_by = entries.judge(heads[row], egress, identity[column], cidr[column])
-            passes[row, column], proxied[row, column] = bits, bits_by
+            passes[row, column] = bits
+            if self._entries.redirects:
+                proxied[row, column] = bits_by
         return passes, proxied
 
     def _cells(self, egress: int) -> tuple[Ints, Ints]:
@@ -169,14 +179,13 @@ class Reach:
         for column, pair in enumerate(self._peers):
             for identity in set(pair) - {0}:
                 by_identity.setdefault(identity, []).append(column)
-        rows: list[int] = []
-        columns: list[int] = []
+        rows, columns = array("q"), array("q")
         for row, head in enumerate(self._heads):
             named = {i for tier in self._entries.chain(head)
                      for i in self._entries.named(tier, egress)}  # fmt: skip
             found = {column for one in named for column in by_identity.get(one, ())}
-            rows += [row] * len(found)
-            columns += found
+            rows.extend([row] * len(found))
+            columns.extend(found)
         return np.array(rows, np.int64), np.array(columns, np.int64)
 
 
@@ -197,18 +206,21 @@ class _Entries:
         values = np.frombuffer(b"".join(value for one in maps for value in one.values()), _ENTRY)
         policy = np.repeat(np.array(used, np.int64), [len(one) for one in maps])
         egress = (keys["shape"] & _WAY != 0).astype(np.int64)
-        self.protocol = keys["protocol"].astype(np.int64)
-        self.port = keys["dport"].astype(np.int64)
-        self.shape = (keys["shape"] & ~np.uint8(_WAY)).astype(np.int64)
-        self.buckets, self.bucket = np.unique(
+        shape = (keys["shape"] & ~np.uint8(_WAY)).astype(np.int32)
+        self.buckets, place = np.unique(
             bucket(policy, egress, keys["identity"].astype(np.int64)), return_inverse=True
         )
+        self.bucket = place.astype(np.int32)
+        ports = keys["protocol"].astype(np.int32) << 16 | keys["dport"]
+        self._suffixes, which = np.unique(shape << 24 | ports, return_inverse=True)
+        self._suffix = which.astype(np.int32)
         flags = values["flags"]
         action = np.where(values["proxy_port"] != 0, _REDIRECT, _ALLOW)
         action = np.where(flags & int(PolicyEntryFlags.DENY), _DENY, action)
         action = np.where(flags & int(PolicyEntryFlags.PASS), _PASS, action)
-        rank = values["precedence"].astype(np.int64) << 5 | self.shape
-        self.code = (rank << 2 | action).astype(np.int32)
+        rank = values["precedence"].astype(np.int32) << 5 | shape
+        self.code = rank << 2 | action.astype(np.int32)
+        self.redirects = bool((action == _REDIRECT).any())
 
     def chain(self, head: int) -> list[int]:
         """Return a policy and those that follow it."""
@@ -227,9 +239,7 @@ class _Entries:
         """Return the best hit of every bucket for each of these atoms."""
         protocol = np.array([atom.protocol for atom in atoms])
         first = np.array([atom.first for atom in atoms])
-        suffixes, which = np.unique(
-            self.shape << 24 | self.protocol << 16 | self.port, return_inverse=True
-        )
+        suffixes = self._suffixes.astype(np.int64)
         shape, spoken, port = suffixes >> 24, suffixes >> 16 & 0xFF, suffixes & 0xFFFF
         size = np.where(shape > 1, 1 << (17 - np.maximum(shape, 1)), 1 << 16)
         held = (shape[:, None] == 0) | (spoken[:, None] == protocol)
@@ -238,7 +248,7 @@ class _Entries:
         )
         codes = np.full((len(self.buckets) + 1, len(atoms)), -1, np.int32)
         for at in range(len(atoms)):
-            rows = np.flatnonzero(held[which, at])
+            rows = np.flatnonzero(held[self._suffix, at])
             np.maximum.at(codes[:, at], self.bucket[rows], self.code[rows])
         return _Codes(self, codes)
 
