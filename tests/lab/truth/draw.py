@@ -1,4 +1,4 @@
-"""Policies and probes by seed: the same seed draws the same, so that a mismatch can be had again."""
+"""Policies and probes by seed: the same seed draws the same, so a mismatch can be had again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from fimbria.compile.state import NodeConfig
 from tests.lab.truth.packets import ICMP, ICMPV6, SCTP, TCP, UDP
-from tests.property.manifests import group_rows, policy
+from tests.property.manifests import Document, group_rows, policy
 from tests.property.strategies import PORTS
 
 if TYPE_CHECKING:
@@ -17,10 +17,22 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
     from tests.lab.truth.stations import Station
-    from tests.lab.truth.world import Document
 
 T = TypeVar("T")
-TYPES = {ICMP: (0, 8, 8), ICMPV6: (128, 128, 129)}
+Packet = tuple[str, str, int, int]
+"""Source, destination, protocol, and destination port or ICMP type."""
+
+
+def _everywhere(**rules: list[Document]) -> Document:
+    kind = "CiliumClusterwideNetworkPolicy"
+    return {"kind": kind, "metadata": {}, "spec": {"endpointSelector": {}, **rules}}
+
+
+OPEN = _everywhere(ingress=[{"fromEntities": ["all"]}], egress=[{"toEntities": ["all"]}])
+"""Allows all that no other policy denies."""
+CLOSED = _everywhere(ingress=[{}], egress=[{}])
+"""Allows nothing."""
+TYPES = {ICMP: [0, 8, 8], ICMPV6: [128, 128, 129]}
 SKIP = 3
 """A strategy's first examples are its smallest."""
 
@@ -51,12 +63,12 @@ def groups(number: int) -> list[Document]:
     return [{"kind": "CiliumCIDRGroup", **one} for one in rows]
 
 
-def packets(random: Random, stations: list[Station], count: int) -> list[tuple[str, str, int, int]]:
-    """(source, destination, protocol, port) of flows with a pod at one end at least."""
+def packets(random: Random, stations: list[Station], count: int) -> list[Packet]:
+    """Packets of flows with a pod at one end at least."""
     pods = [one for one in stations if "/" in one.name]
     near = [p + d for p in PORTS for d in (-1, 0, 0, 1) if 0 < p + d < 65536]
     ports = [*near, *(53, 80, 80, 80, 443, 8080) * (len(near) // 4)]
-    found: list[tuple[str, str, int, int]] = []
+    found: list[Packet] = []
     while len(found) < count:
         ends = [random.choice(pods), random.choice(random.choice((pods, pods, stations)))]
         random.shuffle(ends)
@@ -65,6 +77,6 @@ def packets(random: Random, stations: list[Station], count: int) -> list[tuple[s
         if ends[0] is ends[1] or v6 is not (":" in destination):
             continue
         protocol = random.choice((TCP, TCP, TCP, UDP, UDP, SCTP, ICMPV6 if v6 else ICMP))
-        chosen = random.choice(TYPES[protocol] if protocol in TYPES else ports)
+        chosen = random.choice(TYPES.get(protocol, ports))
         found.append((source, destination, protocol, chosen))
     return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
+NAMES = {ICMP: "ICMP", TCP: "TCP", UDP: "UDP", ICMPV6: "ICMPV6", SCTP: "SCTP"}
 MARK = b"truth?"
 REPLY = b"truth!"
 ECHO = {8: 0, 128: 129}
@@ -41,8 +42,7 @@ class Probe:
         return self.protocol not in (ICMP, ICMPV6) or self.port in ECHO
 
     def __str__(self) -> str:
-        names = {ICMP: "ICMP", TCP: "TCP", UDP: "UDP", ICMPV6: "ICMPV6", SCTP: "SCTP"}
-        return f"{self.source} to {self.destination} {names[self.protocol]} {self.port}"
+        return f"{self.source} to {self.destination} {NAMES[self.protocol]} {self.port}"
 
 
 def _sum(data: bytes, total: int = 0) -> int:

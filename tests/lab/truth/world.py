@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fimbria.analysis import Engine, from_documents
 from fimbria.cli.client import AgentClient
@@ -18,10 +17,11 @@ from tests.property.strategies import LABELS, NAMES, NAMESPACES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from random import Random
 
     from fimbria.lab.client import Lab
+    from tests.property.manifests import Document
 
-Document = dict[str, Any]
 APIS = {
     "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
     "CiliumNetworkPolicy": ("cilium.io/v2", "ciliumnetworkpolicies"),
@@ -29,6 +29,8 @@ APIS = {
     "ClusterNetworkPolicy": ("policy.networking.k8s.io/v1alpha2", "clusternetworkpolicies"),
     "CiliumCIDRGroup": ("cilium.io/v2", "ciliumcidrgroups"),
 }
+EVENTS = 500
+"""How many of a node's last events are asked for: not all of a round, for each has its cost."""
 KINDS = "namespaces,pods,nodes,ciliumnodes,ciliumidentities,services,endpointslices"
 OUTSIDE = (
     "192.0.2.1", "192.0.2.129", "192.0.2.130", "198.51.100.1", "2001:db8::1", "2001:db8:1::7",
@@ -173,14 +175,12 @@ class Cluster:
         mode = self.config.get("enable-policy", "default")
         return Engine(world, mode, match, judge="model")
 
-    def events(self, node: str, source_port: int) -> list[Document]:
-        """What a node's kernel lately said about packets from a port."""
-        agent = self.agents[node]
-        return [
-            one
-            for one in agent.lines("/v1/monitor", {"last": 4096})
-            if source_port in (one.get("sport"), one.get("dport"))
-        ]
+    def events(self) -> dict[str, list[Document]]:
+        """What each node's kernel said lately, oldest first."""
+        return {
+            name: list(agent.lines("/v1/monitor", {"last": EVENTS}))
+            for name, agent in self.agents.items()
+        }
 
 
 def _path(document: Document) -> str:
