@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fimbria.analysis.engine import Engine, JudgesDiffer, KernelUnavailable
     from fimbria.analysis.flows import Flow, FlowError
+    from fimbria.analysis.report import run_tests
     from fimbria.analysis.results import Because, Half, Outcome, Result
     from fimbria.analysis.world import World, from_documents, load
 
@@ -34,6 +35,7 @@ __all__ = [
     "World",
     "from_documents",
     "load",
+    "run_tests",
 ]
 
 _PLACES = {
@@ -49,6 +51,7 @@ _PLACES = {
     "World": "world",
     "from_documents": "world",
     "load": "world",
+    "run_tests": "report",
 }
 
 

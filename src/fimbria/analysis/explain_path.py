@@ -105,19 +105,25 @@ def lines(world: World, one: Explained) -> Iterator[str]:
     if one.addition is None:
         yield f"No policy can {turn} it: {one.never}"
         return
-    for number, edit in enumerate(one.addition.edits):
+    yield from addition_lines(world, one.addition)
+
+
+def addition_lines(world: World, addition: Addition) -> Iterator[str]:
+    """Yield an addition as text: what to do where, the YAML, and what else it turns."""
+    turn = "allow" if addition.result.allowed else "deny"
+    for number, edit in enumerate(addition.edits):
         yield f"{'and' if number else f'To {turn} it,'} {_where(world, edit)}:"
         yield from (
             f"    {line}"
             for line in _yaml(edit.text if not edit.path else [edit.text]).splitlines()
         )
-    others = one.addition.others - 1
+    others = addition.others - 1
     what = (
         f"{others} other{'s turn' if others > 1 else ' turns'} with it"
         if others
         else "nothing else turns"
     )
-    yield f"Tried: {one.addition.result.verdict} then; {what}."
+    yield f"Tried: {addition.result.verdict} then; {what}."
 
 
 def _half(world: World, half: Half, quoted: Quote | None) -> Iterator[str]:

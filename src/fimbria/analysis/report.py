@@ -1,4 +1,7 @@
-"""Results of suites for machines: JUnit's XML, TAP, and one JSON document.
+"""Tests run, and their results for machines: JUnit's XML, TAP, and one JSON document.
+
+    from fimbria.analysis.report import run_tests
+    print(run_tests(["policies/"]).failed)
 
 What a person reads is made by the command; docs/reference/policy-test-report.schema.json is the
 JSON's contract.
@@ -11,12 +14,15 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from fimbria.analysis.suiterun import SuiteResult  # noqa: TC001 - msgspec needs it
+from fimbria.analysis.coverage import Coverage
+from fimbria.analysis.suiteread import find, read_suites
+from fimbria.analysis.suiterun import SuiteResult, SuiteRun
+from fimbria.sources.files import ManifestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
-    from fimbria.analysis.coverage import Coverage
     from fimbria.analysis.suiterun import CaseResult, Check
 
 SHOWN = 3
@@ -51,10 +57,31 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     coverage: CoverageReport | None = None
 
 
-def report(
+def run_tests(
+    paths: Iterable[str | Path] = (".",),
+    *,
+    coverage: bool = False,
+    watch: Callable[[SuiteRun], SuiteResult] = SuiteRun.finish,
+) -> Report:
+    """Run the tests of files and folders. `watch` runs each suite, for whoever shows it meanwhile.
+
+    Raises ManifestError for a path that does not exist; all else that is wrong is in the report.
+    """
+    counted = Coverage() if coverage else None
+    results: list[SuiteResult] = []
+    errors: list[str] = []
+    for file in find(paths):
+        for suite in read_suites(file):
+            if isinstance(suite, ManifestError):
+                errors.append(str(suite))
+            else:
+                results.append(watch(SuiteRun(suite, counted)))
+    return _report(results, errors, counted)
+
+
+def _report(
     results: Sequence[SuiteResult], errors: Sequence[str], coverage: Coverage | None
 ) -> Report:
-    """Return the whole report."""
     cases = [case for one in results for case in one.cases]
     passed = sum(case.passed for case in cases)
     covered = None if coverage is None else _covered(coverage)

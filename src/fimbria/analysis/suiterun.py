@@ -12,7 +12,7 @@ import msgspec
 from fimbria.analysis.collect import Collector
 from fimbria.analysis.coverage import Deciders
 from fimbria.analysis.engine import Engine
-from fimbria.analysis.flows import FlowError
+from fimbria.analysis.flows import Flow, FlowError
 from fimbria.analysis.needed import needed, where
 from fimbria.analysis.results import Because, Half, Outcome, Result
 from fimbria.analysis.suiteread import resources
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fimbria.analysis.coverage import Coverage, Decision, Part
-    from fimbria.analysis.flows import Flow
     from fimbria.analysis.suite import Expected, RuleWanted, Suite
 
 
 class Check(msgspec.Struct, frozen=True):
     """A flow that is not what was expected. `result` is None if it could not be judged.
 
-    `reasons` say what each half did, `needed` what would have to change.
+    `reasons` say what each half did, `needed` what would have to change; the first flow of a case
+    that fails has the smallest change of policies there, which was tried.
     """
 
     source: str
@@ -88,8 +88,14 @@ class SuiteRun:
         """Yield each case's result as it is found."""
         for case in self.suite.cases:
             checks = tuple(one for flow in case.flows if (one := self._check(case, flow)))
+            if checks:
+                checks = (self._cured(checks[0]), *checks[1:])
             broken = any(one.result is None for one in checks)
             yield CaseResult(case.name, self.suite.file, case.line, len(case.flows), checks, broken)
+
+    def finish(self) -> SuiteResult:
+        """Run all cases and return the suite's result."""
+        return self.whole(list(self.results()))
 
     def whole(self, cases: Sequence[CaseResult]) -> SuiteResult:
         """Return the suite's result, given its cases'."""
@@ -103,6 +109,23 @@ class SuiteRun:
             tuple(map(str, self.world.errors)),
             (*map(str, self.world.warnings), *problems),
         )
+
+    def _cured(self, check: Check) -> Check:
+        """Return a check with the smallest change of policies that would make it pass."""
+        if check.result is None or check.result.verdict is check.expected:
+            return check
+        if Outcome.REDIRECTED in (check.result.verdict, check.expected):
+            return check
+        # Here, because it needs numpy, which takes its time to load.
+        from fimbria.analysis.additions import NoAddition, smallest
+        from fimbria.analysis.explain_path import addition_lines
+
+        flow = Flow(check.source, check.destination, check.protocol, check.port)
+        try:
+            change = tuple(addition_lines(self.world, smallest(self._engine, flow)))
+        except NoAddition as error:
+            change = (f"no policy can change it: {error}",)
+        return msgspec.structs.replace(check, needed=(*check.needed, *change))
 
     def _check(self, case: Expected, flow: Flow) -> Check | None:
         asked = flow.source, flow.destination, flow.protocol, flow.port, case.outcome

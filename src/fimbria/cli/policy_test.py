@@ -12,7 +12,6 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from fimbria.analysis.coverage import Coverage
     from fimbria.analysis.report import CoverageReport, Report
     from fimbria.analysis.suiterun import CaseResult, SuiteResult, SuiteRun
 
@@ -49,11 +48,19 @@ def test(
     Exit code 1 if a case fails, 2 if something could not be read or judged.
     """
     from fimbria.analysis import report
-    from fimbria.analysis.coverage import Coverage
+    from fimbria.sources.files import ManifestError
 
-    counted = Coverage() if coverage or fail_under is not None else None
     shown = _Shown(quiet=quiet, silent=form != "text")
-    whole = _run(paths or (".",), counted, shown)
+    paths = paths or (".",)
+    counted = coverage or fail_under is not None
+    try:
+        whole = report.run_tests(paths, coverage=counted, watch=shown.suite)
+    except ManifestError as error:
+        raise click.UsageError(str(error)) from error
+    if not (whole.suites or whole.errors):
+        raise click.UsageError(f"no *.test.yaml in {', '.join(paths)}")
+    for error in whole.errors:
+        shown.error(error)
     if form == "tap":
         click.echo(report.tap(whole), nl=False)
     elif form == "json":
@@ -66,30 +73,6 @@ def test(
         with _written(junit):
             Path(junit).write_text(report.junit(whole), encoding="utf-8")
     raise SystemExit(_code(whole, fail_under))
-
-
-def _run(paths: tuple[str, ...], coverage: Coverage | None, shown: _Shown) -> Report:
-    from fimbria.analysis.report import report
-    from fimbria.analysis.suiteread import find, read_suites
-    from fimbria.analysis.suiterun import SuiteRun
-    from fimbria.sources.files import ManifestError
-
-    results: list[SuiteResult] = []
-    errors: list[str] = []
-    try:
-        files = find(paths)
-    except ManifestError as error:
-        raise click.UsageError(str(error)) from error
-    if not files:
-        raise click.UsageError(f"no *.test.yaml in {', '.join(paths)}")
-    for file in files:
-        for suite in read_suites(file):
-            if isinstance(suite, ManifestError):
-                errors.append(str(suite))
-                shown.error(str(suite))
-                continue
-            results.append(shown.suite(SuiteRun(suite, coverage)))
-    return report(results, errors, coverage)
 
 
 class _Shown:

@@ -96,6 +96,8 @@ def test_a_failure_names_half_rule_line_and_what_is_needed(folder: Path) -> None
     assert f"{near} ({policy}:7) names default/web, but not 5433/TCP" in text
     wider = '{"matchLabels": {"app": "backup"}}'
     assert f"spec.ingress[1] ({policy}:9) allows 5433/TCP for {wider}" in text
+    assert f"To allow it, add to CiliumNetworkPolicy default/db, spec.ingress ({policy}:7):" in text
+    assert "Tried: ALLOWED then; nothing else turns." in text
     assert "0 passed, 1 failed (1 flows, 1 file)" in text
 
 
