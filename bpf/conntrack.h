@@ -3,8 +3,15 @@
  * Connections: life time, TCP state, and what is cached per direction.
  *
  * There are two tables. A connection begins in cilium_ct_new, and moves to cilium_ct once both
- * sides want it; nothing that only opens can push it out there. cilium_ct is asked first, so
- * established flows do with one lookup, and an entry on its way is found in either.
+ * sides want it; nothing that only opens can push it out there, or change it. Established flows do
+ * with one lookup, because cilium_ct is asked first, except by a SYN and what may answer it:
+ *
+ *   TCP with      asks                        because
+ *   SYN           cilium_ct_new, by insert    there it stays until it is answered, whatever an
+ *                                             older connection over the same ports does meanwhile
+ *   SYN and ACK   cilium_ct_new, cilium_ct    it may be that answer: the older one is over then
+ *   RST           cilium_ct_new, cilium_ct    the same, without an end for the older one
+ *   neither       cilium_ct, cilium_ct_new
  *
  * Counters and flags are plain adds and stores. A direction's packets of one flow run on one CPU
  * nearly always; where they do not, a count may miss a packet, never a verdict: verdicts are
@@ -45,6 +52,12 @@ static __always_inline __u32 lifetime(const struct ct_entry *e, __u8 protocol)
 	return (e->flags & CT_F_SEEN_NON_SYN ? cfg_ct_tcp : cfg_ct_syn) * cfg_hz;
 }
 
+/* Does the packet say that it opens a connection? */
+static __always_inline bool is_syn(const struct tuple *t)
+{
+	return t->protocol == IPPROTO_TCP && (t->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /*
  * A packet that opens a connection although the table has one for its ends:
  *   SYN on a connection that either side has closed;
@@ -55,18 +68,30 @@ static __always_inline bool starts_over(const struct ct_entry *e, const struct f
 {
 	bool against = (f->d & 1) != (e->orig & 1);
 
-	if (f->t.protocol == IPPROTO_TCP)
-		return (f->t.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
-		       (against || e->flags & CT_F_CLOSED);
+	if (is_syn(&f->t))
+		return against || e->flags & CT_F_CLOSED;
 	return against && is_icmp(f->t.protocol) && is_echo_request(&f->t);
 }
 
-/* The flow's entry in either table, as far as it is there. */
-static __always_inline struct ct_entry *find_connection(const struct flow *f)
+/* An entry, unless its time is over. */
+static __always_inline struct ct_entry *alive(struct ct_entry *e, __u32 now)
 {
-	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
+	return e && !is_expired(e, now) ? e : NULL;
+}
 
-	return e ? e : bpf_map_lookup_elem(&cilium_ct_new, &f->key);
+/* The entry of the connection that an ICMP error is about, if there is one. */
+static __always_inline struct ct_entry *find_related(const struct flow *f, __u32 now)
+{
+	struct ct_entry *e = alive(bpf_map_lookup_elem(&cilium_ct, &f->key), now);
+
+	return e ? e : alive(bpf_map_lookup_elem(&cilium_ct_new, &f->key), now);
+}
+
+/* An older connection between the same ends is over, if there is one. */
+static __always_inline void end_older(const struct flow *f)
+{
+	if (bpf_map_lookup_elem(&cilium_ct, &f->key))
+		bpf_map_delete_elem(&cilium_ct, &f->key);
 }
 
 /* Has the side that did not open the half-open connection sent anything? */

@@ -5,7 +5,10 @@
  *
  *   entry, direction               policy                          then
  *   none, expired                  judged                          half-open entry made
- *   started over                   judged                          entry made anew where it is
+ *   started over                   judged                          half-open entry made anew
+ *   any, but the packet is a SYN   judged                          half-open entry made, or
+ *                                                                  counted if it is sent again
+ *   older, half-open is answered   –                               the older one deleted
  *   opener's, cached and current   –                               counted
  *   opener's, stale                judged                          direction cached again
  *   reply's, opener's is current   –                               direction cached
@@ -234,32 +237,22 @@ static __always_inline void report_entry(struct flow *f, const struct ct_entry *
 enum { CONNECTION_EXISTS = 1, EEXIST = 17 };
 
 /*
- * Rewrites an answered connection's entry for the one that takes its place. It stays where it is:
- * an insert would need an element more, and might take another connection's for it.
+ * Remembers the connection in f->entry as half-open. With BPF_NOEXIST as mode it returns
+ * CONNECTION_EXISTS, and nothing is done, if there is one for these ends already.
  */
-static __always_inline int replace_entry(struct ct_entry *e, struct ct_entry *fresh, __u8 d)
+static __always_inline int remember(struct flow *f, __u64 mode)
 {
-	__u32 revision = fresh->dir[d].revision;
+	long failed = bpf_map_update_elem(&cilium_ct_new, &f->key, &f->entry, mode);
 
-	fresh->dir[d].revision = 0;
-	e->dir[0].revision = 0;
-	e->dir[1].revision = 0;
-	barrier();
-	__builtin_memcpy(e, fresh, sizeof(*e));
-	barrier();
-	e->dir[d].revision = revision;
-	return 0;
+	if (failed == -EEXIST && mode == BPF_NOEXIST)
+		return CONNECTION_EXISTS;
+	return failed < 0 ? DROP(f, FILE_CONNTRACK, DROP_CT_CREATE_FAILED) : 0;
 }
 
-/*
- * A packet that opens: judged, routed, and remembered, in the place of `old` or as a half-open
- * connection with one insert. With BPF_NOEXIST as mode it returns CONNECTION_EXISTS, and nothing
- * is done, if there is a half-open one already.
- */
+/* A packet that opens: judged, routed, and remembered with one insert. */
 static __always_inline int open_connection(struct __sk_buff *skb, struct flow *f, __u32 now,
-					   struct ct_entry *old, __u64 mode)
+					   __u64 mode)
 {
-	long failed;
 	struct ct_entry *e = &f->entry;
 	__u8 d = f->d & 1;
 	int ret;
@@ -283,12 +276,7 @@ static __always_inline int open_connection(struct __sk_buff *skb, struct flow *f
 	e->dir[!d].identity = f->r.dst_id;
 	ct_store(&e->dir[d], f, skb->ifindex);
 	ct_touch(skb, f, e, now);
-	if (old)
-		return replace_entry(old, e, d);
-	failed = bpf_map_update_elem(&cilium_ct_new, &f->key, e, mode);
-	if (failed == -EEXIST && mode == BPF_NOEXIST)
-		return CONNECTION_EXISTS;
-	return failed < 0 ? DROP(f, FILE_CONNTRACK, DROP_CT_CREATE_FAILED) : 0;
+	return remember(f, mode);
 }
 
 /* Both sides want the connection, which is in f->entry: it moves. */
@@ -365,26 +353,55 @@ static __always_inline int related(struct __sk_buff *skb, struct flow *f, struct
 	return find_route(skb, f);
 }
 
-/* A packet of a flow, whatever the tables know of it. */
-static __always_inline int track(struct __sk_buff *skb, struct flow *f, __u32 now)
+/* The established connection that the packet belongs to. */
+static __always_inline struct ct_entry *find_established(struct flow *f, __u32 now)
 {
 	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
-	bool half_open = !e, moves;
+
+	if (!e)
+		return NULL;
+	if (is_expired(e, now)) {
+		/* what takes its place is half-open, and must not be hidden by it */
+		bpf_map_delete_elem(&cilium_ct, &f->key);
+		return NULL;
+	}
+	if (!starts_over(e, f))
+		return e;
+	f->r.ct_state = CT_REOPENED;
+	return NULL;
+}
+
+/* The half-open connection that the packet belongs to. */
+static __always_inline struct ct_entry *find_half_open(struct flow *f, __u32 now)
+{
+	struct ct_entry *e = alive(bpf_map_lookup_elem(&cilium_ct_new, &f->key), now);
+
+	if (!e || !starts_over(e, f))
+		return e;
+	f->r.ct_state = CT_REOPENED;
+	return NULL;
+}
+
+/* A packet of a flow, whatever the tables know of it. A SYN has been judged, and is in f->entry. */
+static __always_inline int track(struct __sk_buff *skb, struct flow *f, __u32 now)
+{
+	bool begins = f->t.tcp_flags & (TCP_SYN | TCP_RST), half_open = begins, moves;
+	struct ct_entry *e;
 	int ret;
 
 	f->r.ct_state = CT_NEW;
-	if (half_open)
-		e = bpf_map_lookup_elem(&cilium_ct_new, &f->key);
-	if (e && is_expired(e, now)) {
-		/* what takes its place is half-open, and must not be hidden by it */
-		if (!half_open)
-			bpf_map_delete_elem(&cilium_ct, &f->key);
-		e = NULL;
+	e = begins ? find_half_open(f, now) : find_established(f, now);
+	if (!e && is_syn(&f->t))
+		return remember(f, BPF_ANY);
+	if (!e) {
+		half_open = !begins;
+		e = begins ? find_established(f, now) : find_half_open(f, now);
 	}
-	if (!e || starts_over(e, f)) {
-		if (e)
-			f->r.ct_state = CT_REOPENED;
-		return open_connection(skb, f, now, half_open ? NULL : e, BPF_ANY);
+	if (!e) {
+		ret = open_connection(skb, f, now, BPF_ANY);
+		if (!ret && f->r.ct_state == CT_REOPENED)
+			end_older(f);
+		return ret;
 	}
 	moves = half_open && establishes(e, f);
 	if (moves) {
@@ -392,7 +409,11 @@ static __always_inline int track(struct __sk_buff *skb, struct flow *f, __u32 no
 		e = &f->entry;
 	}
 	ret = continue_connection(skb, f, e, now);
-	return ret < 0 || !moves ? ret : establish(f);
+	if (ret < 0)
+		return ret;
+	if (half_open && f->t.tcp_flags & TCP_SYN && (f->d & 1) != (e->orig & 1))
+		end_older(f);
+	return moves ? establish(f) : 0;
 }
 
 /* An ICMP error, or ICMP that is no flow. */
@@ -404,8 +425,8 @@ __global int decide_icmp(struct __sk_buff *skb, struct flow *f)
 	if (!f)
 		return -DROP_INVALID;
 	if (f->tracking == TRACK_RELATED) {
-		e = find_connection(f);
-		if (e && !is_expired(e, now_jiffies()))
+		e = find_related(f, now_jiffies());
+		if (e)
 			return related(skb, f, e);
 	}
 	ask_about_packet(f);
@@ -427,29 +448,25 @@ __global int decide_flow(struct __sk_buff *skb, struct flow *f)
 /*
  * Both ends are in f->r, the way on in f->forward. Returns 0 or a negative reason.
  *
- * A lookup that finds nothing costs as much as the insert's own, so a SYN does without the one in
- * cilium_ct_new: nearly always it is the first packet. Where it is not (sent again, or denied,
- * perhaps with an entry of a time when it was not), the table is asked after all.
+ * A lookup that finds nothing costs as much as the insert's own, so a SYN does without: nearly
+ * always it is the first packet. Only where it is not, because it was sent again or one that the
+ * table still has came to nothing, the table is asked.
  */
 static __always_inline int decide(struct __sk_buff *skb, struct flow *f)
 {
-	bool opens = f->t.protocol == IPPROTO_TCP &&
-		     (f->t.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	bool syn = is_syn(&f->t);
 	int ret;
 
 	if (f->hook == HOOK_OVERLAY)
 		f->forward.nexthop = f->carrier;
 	if (f->tracking != TRACK_FLOW)
 		return decide_icmp(skb, f);
-	if (opens ? bpf_map_lookup_elem(&cilium_ct, &f->key) != NULL : !f->absent)
+	if (!syn && !f->absent)
 		return decide_flow(skb, f);
 	f->r.ct_state = CT_NEW;
 	/* an entry that another CPU makes meanwhile is overwritten with the same verdict */
-	ret = open_connection(skb, f, now_jiffies(), NULL, opens ? BPF_NOEXIST : BPF_ANY);
-	if (ret == CONNECTION_EXISTS ||
-	    (ret < 0 && opens && bpf_map_lookup_elem(&cilium_ct_new, &f->key)))
-		return decide_flow(skb, f);
-	return ret;
+	ret = open_connection(skb, f, now_jiffies(), syn ? BPF_NOEXIST : BPF_ANY);
+	return ret == CONNECTION_EXISTS ? decide_flow(skb, f) : ret;
 }
 
 #endif

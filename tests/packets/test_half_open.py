@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.frames import tcp, udp
-from bench.testnode import EGRESS, INGRESS, REDIRECT, SHOT, A, Addresses, B, Node
+from bench.frames import echo, tcp, udp
+from bench.testnode import EGRESS, INGRESS, REDIRECT, SHOT, A, Addresses, B, Node, Outcome, Pod
 from fimbria.datapath import abi
 from fimbria.datapath.abi import DropReason, PolicyEntry, PolicyKey
 from fimbria.kernel import mapdefs
@@ -114,14 +114,134 @@ def test_a_connection_found_half_way(node: Node, at: Addresses) -> None:
 
 
 def test_a_syn_sent_again_changes_nothing(node: Node, at: Addresses) -> None:
-    """The same SYN twice is one connection, half-open or established."""
+    """The same SYN twice is one half-open connection, the same entry with one packet more."""
     syn = tcp(at.own, at.local, pod=A)
-    for _ in range(2):
-        assert node.run("from_container", syn, A.device).verdict == REDIRECT
-    assert where(node) == (0, 1)
+    states = [node.run("from_container", syn, A.device).events[-1:] for _ in range(2)]
+    assert [event.ct_state for event in states[0]] == [abi.CtState.NEW]
+    (entry,) = node.entries(HALF_OPEN).values()
+    assert (where(node), entry.dir[entry.orig].packets) == ((0, 1), 2)
+
+
+def test_a_syn_on_a_live_connection(node: Node, at: Addresses) -> None:
+    """An opener that has forgotten its connection: all goes on until the other side answers.
+
+    The other side's kernel confirms the old connection, the opener's resets that, and the SYN that
+    is sent again is answered: only then the old entry goes.
+    """
     establish(node, at)
+    (old,) = node.entries(ESTABLISHED).values()
+    syn = tcp(at.own, at.local, pod=A)
     assert node.run("from_container", syn, A.device).verdict == REDIRECT
+    assert list(node.entries(ESTABLISHED).values()) == [old]
+    assert where(node) == (1, 1)
+    challenge = tcp(at.local, at.own, "A", sport=80, dport=4000, pod=B)
+    for _ in range(2):
+        assert node.run("from_container", challenge, B.device).verdict == REDIRECT
+    assert node.run("from_container", tcp(at.own, at.local, "R", pod=A), A.device).verdict == (
+        REDIRECT
+    )
+    assert node.run("from_container", syn, A.device).verdict == REDIRECT
+    assert where(node) == (1, 1)
+    answer = tcp(at.local, at.own, "SA", sport=80, dport=4000, pod=B)
+    assert node.run("from_container", answer, B.device).verdict == REDIRECT
+    assert where(node) == (0, 1)
+    assert node.run("from_container", tcp(at.own, at.local, "A", pod=A), A.device).verdict == (
+        REDIRECT
+    )
     assert where(node) == (1, 0)
+    (entry,) = node.entries(ESTABLISHED).values()
+    assert not entry.flags & (abi.CtFlags.RX_CLOSING | abi.CtFlags.TX_CLOSING)
+
+
+def test_a_syn_that_is_denied_leaves_what_is_there(node: Node, at: Addresses) -> None:
+    """Neither direction's denied SYN touches a live connection, or leaves anything behind."""
+    allow(node)
+    establish(node, at)
+    before = node.entries(ESTABLISHED)
+    back = tcp(at.local, at.own, sport=80, dport=4000, pod=B)
+    assert node.run("from_container", back, B.device).drop == DropReason.POLICY
+    node.policy(5, EGRESS | INGRESS)
+    node.assign(A, 5)
+    again = tcp(at.own, at.local, pod=A)
+    assert node.run("from_container", again, A.device).drop == DropReason.POLICY
+    assert node.entries(ESTABLISHED) == before
+    assert where(node) == (1, 0)
+
+
+def test_the_other_side_opens_over_a_live_connection(node: Node, at: Addresses) -> None:
+    """A SYN against a live connection, which it is allowed to send: the old one until answered."""
+    establish(node, at)
+    back = tcp(at.local, at.own, sport=80, dport=4000, pod=B)
+    assert node.run("from_container", back, B.device).verdict == REDIRECT
+    assert where(node) == (1, 1)
+    data = tcp(at.own, at.local, "A", pod=A)
+    out = node.run("from_container", data, A.device)
+    assert (out.verdict, out.events) == (REDIRECT, []), "still on the fast path"
+    answer = tcp(at.own, at.local, "SA", pod=A)
+    assert node.run("from_container", answer, A.device).verdict == REDIRECT
+    assert where(node) == (0, 1)
+    last = tcp(at.local, at.own, "A", sport=80, dport=4000, pod=B)
+    assert node.run("from_container", last, B.device).verdict == REDIRECT
+    assert where(node) == (1, 0)
+    (entry,) = node.entries(ESTABLISHED).values()
+    assert (entry.src_lxc, entry.dst_lxc) == (B.lxc_id, A.lxc_id)
+
+
+def test_an_echo_request_against_the_direction(node: Node, at: Addresses) -> None:
+    """Identifier 0 serves both directions: denied, the other's request changes nothing."""
+    protocol, request = (58, 128) if ":" in at.own else (1, 8)
+    allow(node, protocol, request)
+    node.run("from_container", echo(at.own, at.local, id=0, pod=A), A.device)
+    node.run("from_container", echo(at.local, at.own, id=0, reply=True, pod=B), B.device)
+    before = node.entries(ESTABLISHED)
+    assert where(node) == (1, 0)
+    ping = echo(at.local, at.own, id=0, pod=B)
+    assert node.run("from_container", ping, B.device).drop == DropReason.POLICY
+    assert (where(node), node.entries(ESTABLISHED)) == ((1, 0), before)
+    node.assign(A, 0)
+    node.assign(B, 0)
+    out = node.run("from_container", ping, B.device)
+    assert (out.verdict, out.events[-1].ct_state) == (REDIRECT, abi.CtState.REOPENED)
+    assert where(node) == (0, 1)
+    back = echo(at.own, at.local, id=0, reply=True, pod=A)
+    assert node.run("from_container", back, A.device).verdict == REDIRECT
+    assert where(node) == (1, 0)
+
+
+def test_both_sides_open_at_once(node: Node, at: Addresses) -> None:
+    """SYN against SYN: the later one's entry holds, both answers pass, and data moves it."""
+    forth = tcp(at.own, at.local, pod=A)
+    back = tcp(at.local, at.own, sport=80, dport=4000, pod=B)
+    assert node.run("from_container", forth, A.device).verdict == REDIRECT
+    out = node.run("from_container", back, B.device)
+    assert (out.verdict, out.events[-1].ct_state) == (REDIRECT, abi.CtState.REOPENED)
+    assert where(node) == (0, 1)
+    for pod, packet in (
+        (A, tcp(at.own, at.local, "SA", pod=A)),
+        (B, tcp(at.local, at.own, "SA", sport=80, dport=4000, pod=B)),
+        (A, tcp(at.own, at.local, "A", pod=A)),
+        (B, tcp(at.local, at.own, "A", sport=80, dport=4000, pod=B)),
+    ):
+        assert node.run("from_container", packet, pod.device).verdict == REDIRECT
+    assert where(node) == (1, 0)
+
+
+def test_a_refusal_gets_through_beside_an_older_connection(node: Node, at: Addresses) -> None:
+    """The reset that refuses a SYN is the new connection's, whoever had opened the old one."""
+    allow(node)
+    establish(node, at)
+    node.policy(5, EGRESS | INGRESS)
+    node.policy(6, EGRESS | INGRESS, {PolicyKey(A.identity, 4000, 6, 145): PolicyEntry(rule_id=21)})
+    node.policy(7, EGRESS | INGRESS, {PolicyKey(B.identity, 4000, 6, 17): PolicyEntry(rule_id=21)})
+    node.assign(A, 7)
+    node.assign(B, 6)
+    node.set_revision(2)
+    back = tcp(at.local, at.own, sport=80, dport=4000, pod=B)
+    assert node.run("from_container", back, B.device).verdict == REDIRECT
+    late = tcp(at.local, at.own, "A", sport=80, dport=4000, pod=B)
+    assert node.run("from_container", late, B.device).drop == DropReason.POLICY, "the old one's"
+    reset = tcp(at.own, at.local, "RA", pod=A)
+    assert node.run("from_container", reset, A.device).verdict == REDIRECT
 
 
 def test_permission_taken_away_while_nobody_has_answered(node: Node, at: Addresses) -> None:
@@ -137,21 +257,36 @@ def test_permission_taken_away_while_nobody_has_answered(node: Node, at: Address
     assert not node.entries(ESTABLISHED)
 
 
-def test_ports_used_again_keep_the_place(node: Node, at: Addresses) -> None:
-    """A closed connection's successor takes over its entry: no table needs an element more."""
+@pytest.mark.parametrize("opener", [A, B], ids=["same", "other"])
+def test_ports_used_again(node: Node, at: Addresses, opener: Pod) -> None:
+    """A closed connection stays for what is late, until its successor is answered."""
     establish(node, at)
     node.run("from_container", tcp(at.own, at.local, "FA", pod=A), A.device)
     node.run("from_container", tcp(at.local, at.own, "FA", sport=80, dport=4000, pod=B), B.device)
     assert where(node) == (1, 0)
-    out = node.run("from_container", tcp(at.own, at.local, pod=A), A.device)
-    assert out.events[-1].ct_state == abi.CtState.REOPENED
+    (old,) = node.entries(ESTABLISHED).values()
+    other = B if opener is A else A
+
+    def send(pod: Pod, flags: str) -> Outcome:
+        ends = (at.own, at.local, 4000, 80) if pod is A else (at.local, at.own, 80, 4000)
+        packet = tcp(ends[0], ends[1], flags, sport=ends[2], dport=ends[3], pod=pod)
+        return node.run("from_container", packet, pod.device)
+
+    out = send(opener, "S")
+    assert (out.verdict, out.events[-1].ct_state) == (REDIRECT, abi.CtState.NEW)
+    assert where(node) == (1, 1)
+    assert send(other, "A").verdict == REDIRECT, "late"
+    (entry,) = node.entries(HALF_OPEN).values()
+    assert entry.dir[1 - entry.orig].packets == 0, "which answers nothing"
+    assert send(other, "SA").verdict == REDIRECT
+    assert where(node) == (0, 1)
+    assert send(opener, "A").verdict == REDIRECT
     assert where(node) == (1, 0)
     (entry,) = node.entries(ESTABLISHED).values()
     assert not entry.flags & (abi.CtFlags.RX_CLOSING | abi.CtFlags.TX_CLOSING)
-    assert entry.dir[entry.orig].revision == 1
-    assert (entry.dir[entry.orig].packets, entry.dir[1 - entry.orig].revision) == (1, 0)
-    answer = tcp(at.local, at.own, "SA", sport=80, dport=4000, pod=B)
-    assert node.run("from_container", answer, B.device).verdict == REDIRECT
+    assert (entry.orig == old.orig) is (opener is A)
+    out = send(other, "A")
+    assert (out.verdict, out.events) == (REDIRECT, []), "on the fast path"
 
 
 def test_an_expired_connection_hides_nothing(node: Node, at: Addresses) -> None:
@@ -161,6 +296,22 @@ def test_an_expired_connection_hides_nothing(node: Node, at: Addresses) -> None:
     over = entry._replace(expires=(entry.created - 1000) & 0xFFFFFFFF)
     node.maps[ESTABLISHED].put(key.pack(), over.pack())
     out = node.run("from_container", tcp(at.own, at.local, pod=A), A.device)
+    assert (out.verdict, out.events[-1].ct_state) == (REDIRECT, abi.CtState.NEW)
+    assert len(node.entries(HALF_OPEN)) == 1
+    answer = tcp(at.local, at.own, "SA", sport=80, dport=4000, pod=B)
+    assert node.run("from_container", answer, B.device).verdict == REDIRECT
+    assert where(node) == (0, 1)
+    node.run("from_container", tcp(at.own, at.local, "A", pod=A), A.device)
+    assert where(node) == (1, 0)
+
+
+def test_an_expired_connection_takes_no_packet(node: Node, at: Addresses) -> None:
+    """What is no SYN finds nothing in an expired connection, and begins half-open."""
+    establish(node, at)
+    ((key, entry),) = node.entries(ESTABLISHED).items()
+    over = entry._replace(expires=(entry.created - 1000) & 0xFFFFFFFF)
+    node.maps[ESTABLISHED].put(key.pack(), over.pack())
+    out = node.run("from_container", tcp(at.own, at.local, "A", pod=A), A.device)
     assert (out.verdict, out.events[-1].ct_state) == (REDIRECT, abi.CtState.NEW)
     assert where(node) == (0, 1)
 
