@@ -52,6 +52,7 @@ class Taken:
 
     cluster: str
     labels: LabelFilter
+    node_labels: bool = False
     errors: list[ManifestError] = field(default_factory=list["ManifestError"])
     warnings: list[ManifestError] = field(default_factory=list["ManifestError"])
     policies: dict[PolicyKey, Policy] = field(default_factory=dict["PolicyKey", "Policy"])
@@ -111,6 +112,7 @@ def assemble(taken: Taken) -> World:
         service_ports=ports,
         service_ips=ips,
         api_servers=_api_servers(taken),
+        node_labels=taken.node_labels,
         manifests=taken.manifests,
         errors=tuple(taken.errors),
         warnings=tuple(taken.warnings),

@@ -2,8 +2,8 @@
 
     flows ─► columns of numbers ─► Questions ─► Table.judge ─► codes ─► halves, each made once
 
-What is not an ordinary flow between two ends (Services, replies, errors) is judged one by one by
-the engine; both ways give the same results.
+What is not an ordinary flow between two ends (Services, replies, errors, nodes that are endpoints
+or have labels) is judged one by one by the engine; both ways give the same results.
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ class Bulk:
         except FlowError:
             return _ODD
         if engine.places.stands_for_others(name):
+            return _ODD
+        if place.is_node and (engine.host_firewall or engine.world.node_labels):
             return _ODD
         self._rows.append(self._row(place))
         return self._columns.shape[1] + len(self._rows) - 1

@@ -39,10 +39,12 @@ _POLICY_GROUPS = {
 
 
 class Collector:
-    """Takes manifests in any order. `cluster` and `labels` are as in `world.load`."""
+    """Takes manifests in any order. The arguments are as in `world.load`."""
 
-    def __init__(self, *, cluster: str = "default", labels: str = "") -> None:
-        self.taken = Taken(cluster, LabelFilter(labels))
+    def __init__(
+        self, *, cluster: str = "default", labels: str = "", node_labels: bool = False
+    ) -> None:
+        self.taken = Taken(cluster, LabelFilter(labels), node_labels)
         self._seen: dict[tuple[str, str, str, str], tuple[str, int]] = {}
         self._takers: dict[tuple[str, str], Callable[[Manifest], None]] = {
             ("", "Namespace"): self._namespace,
@@ -92,7 +94,9 @@ class Collector:
     # -- one kind each
 
     def _policy(self, one: Manifest) -> None:
-        policy = parse_policy(one.document, cluster=self.taken.cluster)
+        policy = parse_policy(
+            one.document, cluster=self.taken.cluster, node_labels=self.taken.node_labels
+        )
         self.taken.policies[policy.key] = policy
         self.taken.manifests[policy.key] = one
         if policy.refusal is not None:

@@ -28,7 +28,7 @@ from fimbria.analysis.halves import Halves
 from fimbria.analysis.results import Because, Half, Outcome, Result, together
 from fimbria.compile.ids import BUILT_IN, Ids, PolicyIds
 from fimbria.compile.node import Compiler
-from fimbria.datapath.abi import Direction, Identity
+from fimbria.datapath.abi import Direction, EndpointIds, Identity
 from fimbria.datapath.lookup import Asked, endpoint_policy, policy_lookup
 from fimbria.model.semantics import Mode, Question, verdict
 
@@ -76,7 +76,10 @@ class Engine:
     """Judges flows in one world. Compiles it once, when it is made.
 
     `enable_policy` is "default", "always" or "never"; `cidr_match` any of "nodes", "pods"
-    (policy-cidr-match-mode); `judge` one of JUDGES. Engines of different worlds are independent,
+    (policy-cidr-match-mode); `judge` one of JUDGES; with `host_firewall` nodes have policies too
+    (enable-host-firewall). What a node sees in its own way (its own policy, and what its pods have
+    with it where rules name nodes by labels) is asked of an engine with that node's view (`node`),
+    which is compiled when a flow first needs it. Engines of different worlds are independent,
     and a rule has the same number in each as long as nothing else took it.
     """
 
@@ -86,6 +89,9 @@ class Engine:
         enable_policy: str = "default",
         cidr_match: Iterable[str] = (),
         judge: str = "maps",
+        *,
+        host_firewall: bool = False,
+        node: str = "",
     ) -> None:
         if judge not in JUDGES:
             raise ValueError(f"judge {judge!r} is none of {', '.join(JUDGES)}")
@@ -93,17 +99,23 @@ class Engine:
         self.mode = Mode(enable_policy)
         self.judge = judge
         self.ids = Ids(policies=PolicyIds(MANY_POLICIES))
-        self.state = world.state(self.mode, frozenset(cidr_match))
+        self.node = node
+        self.host_firewall = host_firewall
+        self.state = world.state(
+            self.mode, frozenset(cidr_match), node=node, host_firewall=host_firewall
+        )
         self.compiler = Compiler(self.state, self.ids)
         self.compiler.update()
         desired = self.compiler.desired()
         self.maps = desired.maps
         self.policy_maps = {**BUILT_IN, **desired.policies}
-        self.places = Places(world, self.maps, self.state.config.cidr_match)
+        host = int(EndpointIds.HOST) if self.state.config.host_firewall else 0
+        self.places = Places(world, self.maps, self.state.config.cidr_match, node, host)
         self._policies = list(world.policies.values())
         self._context = self.state.context()
         self._policies_of: dict[int, list[Policy]] = {}
         self._found: dict[str, Place | FlowError] = {}
+        self._views: dict[str, Engine] = {}
         policed = bool(self._policies) and self.mode is not Mode.NEVER
         self.halves = Halves(world, self.compiler, policed=policed)
 
@@ -224,24 +236,51 @@ class Engine:
     ) -> tuple[Half, Half]:
         """Return egress and ingress of a packet; `judge` is any of JUDGES but "all"."""
         return (
-            self._half(source, destination, Direction.EGRESS, protocol, port, judge),
-            self._half(destination, source, Direction.INGRESS, protocol, port, judge),
+            self.half(source, destination, Direction.EGRESS, protocol, port, judge),
+            self.half(destination, source, Direction.INGRESS, protocol, port, judge),
         )
 
     def peer(self, own: Place, other: Place) -> Place:
         """Return the other end as `own` sees it: its own node is host, others are remote."""
         if not (other.is_node and own.node and other.node == own.node):
             return other
+        if self.node == own.node:
+            return other  # this view has it as host already
         return replace(other, end=self.places.end(int(Identity.HOST), other.end.net))
 
-    def _half(
+    def needs_view(self, own: Place, other: Place) -> bool:
+        """Return whether `own` must be judged with its node's view."""
+        if self.node or own.node not in self.world.nodes:
+            return False
+        home = other.is_node and other.node == own.node
+        return (own.is_node and self.host_firewall) or (home and self.world.node_labels)
+
+    def _view(self, node: str) -> Engine:
+        """Return the engine that sees what a node sees."""
+        found = self._views.get(node)
+        if found is None:
+            match, firewall = self.state.config.cidr_match, self.host_firewall
+            found = self._views[node] = Engine(
+                self.world, self.mode, match, host_firewall=firewall, node=node
+            )
+        return found
+
+    def half(
         self, own: Place, other: Place, direction: Direction, protocol: int, port: int, judge: str
     ) -> Half:
+        """Return what the policy of `own` says of a packet; `judge` is any of JUDGES but "all"."""
+        if self.needs_view(own, other):
+            view = self._view(own.node)
+            return view.half(view.place(own.name), view.place(other.name), direction, protocol,
+                             port, judge)  # fmt: skip
         if not own.unit:
             return self.halves.unpoliced
         peer = self.peer(own, other)
         if judge == "model":
-            asked = Question(own.own, peer.end, direction, protocol, port, self.mode, self._context)
+            host = own.unit == EndpointIds.HOST
+            asked = Question(
+                own.own, peer.end, direction, protocol, port, self.mode, self._context, host
+            )
             return self.halves.of_verdict(own.unit, direction, verdict(self._about(own), asked))
         number = endpoint_policy(self.maps, own.unit)
         seen = Asked(peer.end.identity, direction, protocol, port, peer.cidr)

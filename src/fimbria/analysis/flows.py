@@ -19,6 +19,7 @@ import msgspec
 from fimbria.analysis.prefixes import LongestPrefix
 from fimbria.datapath.abi import Identity
 from fimbria.model.ends import Places as Ends
+from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelSet
 from fimbria.model.peers import Prefix, prefix
 from fimbria.model.policy import Protocol
@@ -97,19 +98,30 @@ class Place:
 
 
 class Places:
-    """Finds ends by name. `maps` are the compiled ones, for what addresses are."""
+    """Finds ends by name. `maps` are the compiled ones, for what addresses are.
+
+    `node` is the node whose view it is, "" nobody's; `host` is the unit of its own policy, 0 none.
+    """
 
     def __init__(
         self,
         world: World,
         maps: Mapping[str, Mapping[bytes, bytes]],
         cidr_match: frozenset[str] = frozenset(),
+        node: str = "",
+        host: int = 0,
     ) -> None:
         self._world = world
         self._ipcache = LongestPrefix(maps["cilium_ipcache"])
         self._cidrs = LongestPrefix(maps.get("cilium_cidr", {}))
         self._labels: dict[int, LabelSet] = {}
+        self._self = node
+        self._host = host
+        own = world.nodes.get(node)
+        self._own_labels = own.labels if own is not None else ()
         self._ends = Ends(
+            own=frozenset(own.addresses if own is not None else ()),
+            own_labels=self._own_labels,
             apiserver=world.api_servers,
             nodes={ip: world.nodes[name].labels for ip, name in world.node_of.items()},
             remote={ip: pod.identity for ip, pod in world.by_address.items()},
@@ -118,6 +130,7 @@ class Places:
             ),
             labels=world.identities,
             dual_stack=True,
+            node_labels=world.node_labels,
             cidr_match=cidr_match,
         )
 
@@ -224,12 +237,18 @@ class Places:
             raise FlowError(f"{name}: there is no such node")
         if ip is None and row is not None:
             ip = next(iter(row.addresses), None)
-        api = ip in self._world.api_servers
-        net, cidr = (None, 0) if ip is None else self._cidr(ip)
-        identity = Identity.KUBE_APISERVER if api else Identity.REMOTE_NODE
-        end = self.end(int(identity), net)
-        family = 0 if ip is None else 4 if len(ip) == 4 else 6
-        return Place(name, end, end, 0, node, family, cidr, is_node=True)
+        if ip is None:
+            end = self.end(int(Identity.REMOTE_NODE))
+            return Place(name, end, end, 0, node, is_node=True)
+        end = self._ends.end(ip)
+        if end.identity != Identity.HOST:
+            end = replace(end, identity=self._ipcache.find(ip) or end.identity)
+        cidr = 0 if end.net is None else self._cidrs.find(ip)
+        own, unit = end, 0
+        if node == self._self and self._host:
+            own = replace(end, labels=LabelSet((*RESERVED[Identity.HOST], *self._own_labels)))
+            unit = self._host
+        return Place(name, end, own, unit, node, 4 if len(ip) == 4 else 6, cidr, is_node=True)
 
     def _entity(self, name: str) -> Place:
         identity = ENTITIES.get(name.removeprefix("entity:"))

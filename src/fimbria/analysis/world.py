@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from fimbria.compile.state import ClusterState, LocalEndpoint, NodeConfig
+from fimbria.datapath.abi import EndpointIds
 from fimbria.model.identity import RESERVED
 from fimbria.model.policy import Policy, PolicyKey
 from fimbria.model.semantics import Mode
@@ -95,7 +97,8 @@ class World:
     `pods` and `host_pods` are by "namespace/name"; `host_pods` have their node's network and name
     (or ""). `identities` are numbers with labels, reserved ones included. `manifests` has where a
     policy was written, for files and line numbers. `service_ports` and `service_ips` are what a
-    Service says besides its backends. `errors` are documents (or fields) that were left out,
+    Service says besides its backends. `node_labels`: rules may name nodes by their labels, and were
+    read so (enable-node-selector-labels). `errors` are documents (or fields) that were left out,
     `warnings` policies that are refused and so close their subjects.
     """
 
@@ -111,6 +114,7 @@ class World:
     )
     service_ips: Mapping[bytes, ServiceKey] = field(default_factory=dict[bytes, "ServiceKey"])
     api_servers: frozenset[bytes] = frozenset()
+    node_labels: bool = False
     manifests: Mapping[PolicyKey, Manifest] = field(default_factory=dict[PolicyKey, "Manifest"])
     errors: tuple[ManifestError, ...] = ()
     warnings: tuple[ManifestError, ...] = ()
@@ -129,7 +133,8 @@ class World:
     def units(self) -> dict[UnitKey, int]:
         """Endpoint ids, from 1, by what pods have in common: those of `state().local`."""
         keys = sorted({pod.unit for pod in self.pods.values()})
-        return {key: number for number, key in enumerate(keys, 1)}
+        numbers = (number for number in count(1) if number != EndpointIds.HOST)
+        return dict(zip(keys, numbers, strict=False))
 
     @cached_property
     def named(self) -> dict[int, frozenset[NamedPort]]:
@@ -159,10 +164,13 @@ class World:
         cidr_match: frozenset[str] = frozenset(),
         *,
         policy_map_max: int = 16384,
+        node: str = "",
+        host_firewall: bool = False,
     ) -> ClusterState:
         """Return the compiler's input: one local endpoint for each of `units`.
 
-        Both families are on, so that 0.0.0.0/0 and ::/0 are different identities.
+        Both families are on, so that 0.0.0.0/0 and ::/0 are different identities. `node` is whose
+        view it is, "" nobody's: with `host_firewall` that node is an endpoint too.
         """
         config = NodeConfig(
             ipv6=True,
@@ -170,16 +178,18 @@ class World:
             cidr_match=cidr_match,
             kube_apiserver=self.api_servers,
             policy_map_max=policy_map_max,
+            node_labels=self.node_labels,
+            host_firewall=host_firewall and bool(node),
         )
-        state = ClusterState(SELF, config)
+        state = ClusterState(node or SELF, config)
         for number, labels in self.identities.items():
             if number not in RESERVED:
                 state.identities.put(number, labels)
         for unit, number in self.units.items():
-            row = LocalEndpoint(number, 0, b"", b"", None, None, unit.identity, unit.named)
-            state.local.put(number, row)
-        for name, node in self.nodes.items():
-            state.nodes.put(name, node)
+            pod = LocalEndpoint(number, 0, b"", b"", None, None, unit.identity, unit.named)
+            state.local.put(number, pod)
+        for name, row in self.nodes.items():
+            state.nodes.put(name, row)
         for name, group in self.groups.items():
             state.groups.put(name, group)
         for key, service in self.services.items():
@@ -189,16 +199,23 @@ class World:
         return state
 
 
-def load(paths: Iterable[str | Path], *, cluster: str = "default", labels: str = "") -> World:
+def load(
+    paths: Iterable[str | Path],
+    *,
+    cluster: str = "default",
+    labels: str = "",
+    node_labels: bool = False,
+) -> World:
     """Return the world that files, folders and "-" (standard input) describe.
 
-    `cluster` is the cluster's name, `labels` the `labels` setting (which labels make an identity).
+    `cluster` is the cluster's name, `labels` the `labels` setting (which labels make an identity),
+    `node_labels` enable-node-selector-labels (rules may name nodes by their labels).
     Nothing is raised for what a file says or for one that is missing: see `World.errors`.
     """
     from fimbria.analysis.collect import Collector
     from fimbria.sources.files import scan
 
-    collector = Collector(cluster=cluster, labels=labels)
+    collector = Collector(cluster=cluster, labels=labels, node_labels=node_labels)
     for one in scan(paths):
         collector.take(one)
     return collector.world()

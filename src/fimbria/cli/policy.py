@@ -21,6 +21,7 @@ from fimbria.cli.policy_lint import lint
 from fimbria.cli.policy_prove import proof
 from fimbria.cli.policy_test import test
 from fimbria.cli.target import Target, agent_command, format_option
+from fimbria.cli.worldoptions import node_labels_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,9 +114,7 @@ def wait(target: Target, form: Format, revision: int | None, max_wait_time: floa
 @format_option
 @click.argument("paths", nargs=-1, metavar="[FILE]...")
 @click.option("-f", "--filename", "named", multiple=True, metavar="FILE", help="The same as FILE.")
-@click.option(
-    "--enable-node-selector-labels", "node_labels", is_flag=True, help="As the agents have it."
-)
+@node_labels_option
 def validate(
     form: Format, paths: tuple[str, ...], named: tuple[str, ...], node_labels: bool
 ) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fimbria.cli.policy_eval import half, match_modes, told
+from fimbria.cli.policy_eval import half, told
+from fimbria.cli.worldoptions import enforcement_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,14 +31,7 @@ SHOWN = 3
     "-o", "--output", "form", type=click.Choice(["table", "json"]), default="table",
     show_default=True, help="A table, or one JSON document.",
 )  # fmt: skip
-@click.option(
-    "--enable-policy", type=click.Choice(["default", "always", "never"]), default="default",
-    show_default=True, help="As the agent's option.",
-)  # fmt: skip
-@click.option(
-    "--policy-cidr-match-mode", "cidr_match", default="", callback=match_modes, metavar="MODES",
-    help="As the agent's option: nodes, pods, or both.",
-)  # fmt: skip
+@enforcement_options
 def difference(
     old: str,
     new: str,

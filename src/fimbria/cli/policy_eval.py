@@ -10,6 +10,7 @@ import click
 
 from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit
+from fimbria.cli.worldoptions import enforcement_options, node_labels_option
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
 
 JUDGES = ("maps", "model", "kernel", "all")
 WRONG_INPUT, DIFFERENT = 2, 1
-
-
-def match_modes(ctx: click.Context, parameter: click.Parameter, value: str) -> frozenset[str]:
-    """Return the modes of `nodes,pods`. Raises `click.BadParameter` for another word."""
-    modes = frozenset(word for word in value.replace(",", " ").split())
-    unknown = sorted(modes - {"nodes", "pods"})
-    if unknown:
-        raise click.BadParameter(f"{unknown[0]!r} is none of nodes, pods")
-    return modes
 
 
 @click.command("eval")
@@ -47,14 +39,11 @@ def match_modes(ctx: click.Context, parameter: click.Parameter, value: str) -> f
     "--judge", type=click.Choice(JUDGES), default=JUDGES[0], show_default=True,
     help="Who judges: the compiled maps, the rules as written, the kernel (root), or all of them.",
 )  # fmt: skip
+@enforcement_options
+@node_labels_option
 @click.option(
-    "--enable-policy", type=click.Choice(["default", "always", "never"]), default="default",
-    show_default=True, help="As the agent's option.",
-)  # fmt: skip
-@click.option(
-    "--policy-cidr-match-mode", "cidr_match", default="", callback=match_modes, metavar="MODES",
-    help="As the agent's option: nodes, pods, or both.",
-)  # fmt: skip
+    "--enable-host-firewall", "host_firewall", is_flag=True, help="As the agent's option."
+)
 def evaluate(
     files: tuple[str, ...],
     flows: str,
@@ -62,6 +51,8 @@ def evaluate(
     judge: str,
     enable_policy: str,
     cidr_match: frozenset[str],
+    node_labels: bool,
+    host_firewall: bool,
 ) -> None:
     """Say what becomes of flows, and which field of which policy decides.
 
@@ -76,8 +67,8 @@ def evaluate(
     if flows == "-" and "-" in files:
         raise click.UsageError("only one of --file and --flows can be standard input")
     with opened(flows) as stream:
-        world = load(files)
-        engine = Engine(world, enable_policy, cidr_match, judge)
+        world = load(files, node_labels=node_labels)
+        engine = Engine(world, enable_policy, cidr_match, judge, host_firewall=host_firewall)
         told(world.errors, "error")
         told(world.warnings, "warning")
         told(unfit(engine), "warning")

@@ -10,8 +10,9 @@ import click
 
 from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, emit
-from fimbria.cli.policy_eval import match_modes, told
+from fimbria.cli.policy_eval import told
 from fimbria.cli.target import Target, agent_command
+from fimbria.cli.worldoptions import enforcement_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,22 +24,11 @@ _PORT = re.compile(r"(\d{1,5})(?:/([A-Za-z0-9]+))?")
 
 def world_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command `-f` and how policies are enforced; they make an engine (`engine_of`)."""
-    for option in (
-        click.option(
-            "--policy-cidr-match-mode", "cidr_match", default="", callback=match_modes,
-            metavar="MODES", help="As the agent's option: nodes, pods, or both.",
-        ),
-        click.option(
-            "--enable-policy", type=click.Choice(["default", "always", "never"]),
-            default="default", show_default=True, help="As the agent's option.",
-        ),
-        click.option(
-            "-f", "--file", "files", multiple=True, metavar="PATH",
-            help="Manifests: a file, a folder, - for standard input; may be given several times.",
-        ),
-    ):  # fmt: skip
-        function = option(function)
-    return function
+    function = enforcement_options(function)
+    return click.option(
+        "-f", "--file", "files", multiple=True, metavar="PATH",
+        help="Manifests: a file, a folder, - for standard input; may be given several times.",
+    )(function)  # fmt: skip
 
 
 def engine_of(files: tuple[str, ...], enable_policy: str, cidr_match: frozenset[str]) -> Engine:

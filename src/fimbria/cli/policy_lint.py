@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fimbria.cli.output import Format, Table, emit
-from fimbria.cli.policy_eval import match_modes
+from fimbria.cli.worldoptions import enforcement_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,14 +33,7 @@ LEVELS = ("error", "warning", "info")
     "--pod-cidr", "pod_cidrs", multiple=True, metavar="CIDR",
     help="Addresses of pods, beyond those that Node objects have.",
 )  # fmt: skip
-@click.option(
-    "--enable-policy", type=click.Choice(["default", "always", "never"]), default="default",
-    show_default=True, help="As the agent's option.",
-)  # fmt: skip
-@click.option(
-    "--policy-cidr-match-mode", "cidr_match", default="", callback=match_modes, metavar="MODES",
-    help="As the agent's option: nodes, pods, or both.",
-)  # fmt: skip
+@enforcement_options
 def lint(
     paths: tuple[str, ...],
     form: str,

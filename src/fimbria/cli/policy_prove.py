@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fimbria.cli.output import Format, Table, emit
-from fimbria.cli.policy_eval import half, match_modes, told
+from fimbria.cli.policy_eval import half, told
+from fimbria.cli.worldoptions import enforcement_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,14 +34,7 @@ REFUTED, WRONG_INPUT = 1, 2
     "-o", "--output", "form", type=click.Choice(["table", "json"]), default="table",
     show_default=True, help="A table, or one JSON document.",
 )  # fmt: skip
-@click.option(
-    "--enable-policy", type=click.Choice(["default", "always", "never"]), default="default",
-    show_default=True, help="As the agent's option.",
-)  # fmt: skip
-@click.option(
-    "--policy-cidr-match-mode", "cidr_match", default="", callback=match_modes, metavar="MODES",
-    help="As the agent's option: nodes, pods, or both.",
-)  # fmt: skip
+@enforcement_options
 def proof(
     assertions: tuple[str, ...],
     files: tuple[str, ...],

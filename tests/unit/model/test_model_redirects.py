@@ -17,7 +17,7 @@ Rule = dict[str, Any]
 
 def cnp_rules(*rules: Any) -> Policy:
     """A policy with these egress rules."""
-    spec = {"endpointSelector": {}, "egress": list(rules)}
+    spec: Rule = {"endpointSelector": {}, "egress": list(rules)}
     return parse_policy({"kind": "CiliumNetworkPolicy", "metadata": {"name": "p"}, "spec": spec})
 
 

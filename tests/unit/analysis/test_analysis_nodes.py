@@ -1,0 +1,124 @@
+"""Policies about nodes, and rules that name nodes by their labels, judged offline."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from fimbria.analysis import Engine, load
+from fimbria.cli.main import root
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WORLD = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec: {nodeName: edge}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, labels: {app: db}}
+spec: {nodeName: core}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: edge, labels: {role: edge}}
+status: {addresses: [{type: InternalIP, address: 172.18.0.2}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: core, labels: {role: core}}
+status: {addresses: [{type: InternalIP, address: 172.18.0.3}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: edge-nodes}
+spec:
+  nodeSelector: {matchLabels: {role: edge}}
+  ingress:
+  - fromEntities: [remote-node]
+  - fromEndpoints: [{matchLabels: {app: db}}]
+    toPorts: [{ports: [{port: "22", protocol: TCP}]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: db}
+spec:
+  endpointSelector: {matchLabels: {app: db}}
+  egress:
+  - toNodes: [{matchLabels: {role: edge}}]
+    toPorts: [{ports: [{port: "22", protocol: TCP}]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: web}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  ingress:
+  - fromNodes: [{matchLabels: {role: core}}]
+  egress:
+  - toNodes: [{matchLabels: {role: edge}}]
+"""
+Row = tuple[str, str, int, str, str, str]
+ROWS: list[Row] = [
+    ("default/db", "node:edge", 22, "ALLOWED", "allow rule", "allow rule"),
+    ("default/db", "172.18.0.2", 80, "DENIED", "default deny", "default deny"),
+    ("default/db", "node:core", 22, "DENIED", "default deny", "not selected"),
+    ("node:core", "node:edge", 80, "ALLOWED", "not selected", "allow rule"),
+    ("192.0.2.1", "node:edge", 80, "DENIED", "not selected", "default deny"),
+    ("node:edge", "192.0.2.1", 80, "ALLOWED", "not selected", "not selected"),
+    ("default/web", "node:edge", 22, "DENIED", "allow rule", "default deny"),
+    ("default/web", "node:core", 22, "DENIED", "default deny", "not selected"),
+    ("node:core", "default/web", 22, "ALLOWED", "not selected", "allow rule"),
+    ("node:edge", "default/web", 22, "ALLOWED", "not selected", "local node"),
+]
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Path:
+    path = tmp_path / "world.yaml"
+    path.write_text(WORLD)
+    return path
+
+
+@pytest.mark.parametrize("judge", ["maps", "model"])
+@pytest.mark.parametrize("row", ROWS)
+def test_nodes(manifests: Path, row: Row, judge: str) -> None:
+    """A node is an endpoint of its own view; to its pods it is the host."""
+    world = load([manifests], node_labels=True)
+    assert not world.warnings + world.errors
+    engine = Engine(world, judge=judge, host_firewall=True)
+    source, destination, port, *said = row
+    flow = {"source": source, "destination": destination, "protocol": "TCP", "port": port}
+    one = engine.eval(flow)
+    assert [one.verdict, one.egress.reason, one.ingress.reason] == said
+
+
+def test_options(manifests: Path) -> None:
+    """The command takes the agent's options; without, rules are refused and nodes are open."""
+    flow = json.dumps({"source": "default/db", "destination": "node:edge", "protocol": "TCP",
+                       "port": 22})  # fmt: skip
+    arguments = ["policy", "eval", "-f", str(manifests), "--flows", "-", "--judge", "all"]
+    enabled = ["--enable-node-selector-labels", "--enable-host-firewall"]
+    done = CliRunner().invoke(root, [*arguments, *enabled], input=flow)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["verdict"] == "ALLOWED"
+    done = CliRunner().invoke(root, arguments, input=flow)
+    assert "toNodes: needs enable-node-selector-labels" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["egress"]["reason"] == "refused policy"
+    assert found["ingress"]["reason"] == "not selected"
+
+
+def test_many_is_one_by_one(manifests: Path) -> None:
+    """Many flows together get what each gets alone."""
+    engine = Engine(load([manifests], node_labels=True), host_firewall=True)
+    flows = [
+        {"source": row[0], "destination": row[1], "protocol": "TCP", "port": row[2]} for row in ROWS
+    ]
+    assert list(engine.eval_many(flows * 30)) == [engine.eval(flow) for flow in flows] * 30
