@@ -142,6 +142,7 @@ class Agent:
             group.create_task(self.watches.run())
             await self._bring_up(restored)
             await self.watches.synced.wait()
+            self.lifecycle.settle_rebuilt()
             self.trials.restore()
             await self._first_reconcile()
             # What is known by now mostly stays: full collections, which stop everything, need not
@@ -210,7 +211,7 @@ class Agent:
 
     async def _bring_up(self, restored: Sequence[EndpointFile]) -> None:
         cidrs = await self._pod_cidrs()
-        pods = [(file.ifname, file.ifindex) for file in restored]
+        pods = [(file.ifname, file.ifindex) for file in restored] + self.lifecycle.closed
         await asyncio.to_thread(self.node.bring_up, cidrs, pods)
         assert self.node.devices is not None
         self.lifecycle.claim_addresses()

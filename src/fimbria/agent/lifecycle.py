@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from fimbria.agent import statefiles, wiring
+from fimbria.agent import rebuild, statefiles, wiring
 from fimbria.agent.cniresult import (
     IO_FAILURE,
     NOT_AVAILABLE,
@@ -27,7 +27,8 @@ from fimbria.agent.endpoints import Endpoint, NoEndpointId, State
 from fimbria.agent.identities import NoIdentity
 from fimbria.agent.ipam import AddressTaken, PoolExhausted
 from fimbria.agent.statefiles import EndpointFile, mac_text
-from fimbria.kernel.errors import BpfError, NetlinkError
+from fimbria.compile.delta import LXC
+from fimbria.kernel.errors import BpfError, NetlinkError, is_not_found
 from fimbria.sources.errors import KubeError, KubeUnreachable
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from fimbria.agent.endpoints import Endpoints
     from fimbria.agent.identities import Identities
     from fimbria.agent.node import Node
+    from fimbria.kernel.netrows import Link
 
 READY_PATIENCE = 40.0
 POD_PATIENCE = 10.0
@@ -77,6 +79,8 @@ class Lifecycle:
         self._identities = identities
         self._applier = applier
         self._state_dir = state_dir
+        self.closed: list[tuple[str, int]] = []
+        """Devices of endpoints that are lost: they have programs, which let nothing through."""
         self.unsaved: set[int] = set()
         """Endpoints whose state file is older than they are."""
         # Each lives as long as somebody holds or awaits it.
@@ -163,6 +167,7 @@ class Lifecycle:
             request.ifname,
             ipv4,
             ipv6,
+            rebuild.alias(request.container_id, request.ifname, request.namespace, request.pod),
         )
         cable, pod = await asyncio.gather(connecting, self._pod(request), return_exceptions=True)
         for outcome in (cable, pod):
@@ -258,17 +263,58 @@ class Lifecycle:
             kept.append(file)
             self._endpoints.add(Endpoint(file, State.RESTORING))
             self._cluster.set_endpoint(file)
+        kept += self._rebuild({link.ifindex: link for link in links.values()})
         names = {file.ifname for file in kept}
         damaged = statefiles.lost_endpoints(self._state_dir)
-        for name in links:
+        for name, link in links.items():
             if not _OUR_DEVICE.fullmatch(name) or name in names:
                 continue
             if damaged:
+                self.closed.append((name, link.ifindex))
                 log.error("device %s: kept, a malformed state file may be its; see above", name)
             else:
                 log.info("device %s: left by an ADD that was not finished; removed", name)
                 self._node.net.link_delete(name)
         return kept
+
+    def _rebuild(self, links: dict[int, Link]) -> list[EndpointFile]:
+        """Take up endpoints whose state files are lost, as far as the kernel knows them."""
+        lost = statefiles.lost_endpoints(self._state_dir)
+        try:
+            rows = self._node.maps.map(LXC).items() if lost else {}
+        except BpfError as error:
+            if not is_not_found(error):
+                raise
+            rows = {}  # the pins are lost as well
+        files = [file for number in lost if (file := rebuild.endpoint(number, links, rows))]
+        for file in files:
+            endpoint = Endpoint(file, State.RESTORING)
+            self._endpoints.add(endpoint)
+            self.unsaved.add(file.id)
+            log.warning(
+                "endpoint %d: rebuilt from what the kernel knows: %s", file.id, endpoint.name
+            )
+        return files
+
+    def settle_rebuilt(self) -> None:
+        """Give rebuilt endpoints their identities' labels, which are known by now.
+
+        Without, policy would not select them: such an endpoint stays closed, and is given up.
+        """
+        for endpoint in list(self._endpoints):
+            file = endpoint.file
+            if file.labels:
+                continue
+            labels = self._cluster.state.identities.get(file.identity)
+            if file.identity == INIT_IDENTITY:
+                labels = INIT_LABELS
+            if not labels:
+                log.error("endpoint %d: nobody knows its identity %d: delete its pod (%s)",
+                          file.id, file.identity, endpoint.name)  # fmt: skip
+                self._endpoints.remove(endpoint)
+                continue
+            endpoint.file = msgspec.structs.replace(file, labels=tuple(labels))
+            self._cluster.set_endpoint(endpoint.file)
 
     def claim_addresses(self) -> None:
         """Mark the restored endpoints' addresses as in use, once the pod CIDRs are known."""

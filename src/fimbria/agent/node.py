@@ -167,10 +167,10 @@ class Node:
         return found
 
     def connect_pod(
-        self, netns: str, container_id: str, ifname: str, ipv4: str, ipv6: str
+        self, netns: str, container_id: str, ifname: str, ipv4: str, ipv6: str, alias: str
     ) -> Cable:
         """Make a pod's cable; see `wiring.connect`."""
-        return connect(self.net, netns, container_id, ifname, ipv4, ipv6, self.gateway)
+        return connect(self.net, netns, container_id, ifname, ipv4, ipv6, self.gateway, alias)
 
     def attach_pod(self, name: str, ifindex: int) -> None:
         """Attach the programs of one pod's device."""

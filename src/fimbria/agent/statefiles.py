@@ -174,11 +174,12 @@ def room(state_dir: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def lost_endpoints(state_dir: Path) -> bool:
-    """Return whether an endpoint's file was malformed and so was its copy."""
-    return any(
-        not path.with_name(ENDPOINT_FILE).exists()
-        for path in state_dir.glob(f"*/{ENDPOINT_FILE}{MALFORMED}")
+def lost_endpoints(state_dir: Path) -> list[int]:
+    """Return the endpoints whose file was malformed, and so was its copy."""
+    return sorted(
+        int(path.parent.name)
+        for path in state_dir.glob(f"[0-9]*/{ENDPOINT_FILE}{MALFORMED}")
+        if path.parent.name.isdigit() and not path.with_name(ENDPOINT_FILE).exists()
     )
 
 

@@ -103,7 +103,14 @@ def opened(netns: str) -> Generator[int]:
 
 
 def connect(
-    net: Net, netns: str, container_id: str, ifname: str, ipv4: str, ipv6: str, gateway: Gateway
+    net: Net,
+    netns: str,
+    container_id: str,
+    ifname: str,
+    ipv4: str,
+    ipv6: str,
+    gateway: Gateway,
+    alias: str = "",
 ) -> Cable:
     """Make the pair and set up the pod's end; leaves nothing behind if it fails.
 
@@ -125,7 +132,7 @@ def connect(
                 key, value = ("accept_dad", "0") if gateway.neighbours else ("addr_gen_mode", "1")
                 settings[f"net/ipv6/conf/{name}/{key}"] = value
             write_sysctls(settings)
-            net.link_set(ifindex, up=True)
+            net.link_set(ifindex, up=True, alias=alias)
             run_in(fd, lambda: _inside(ifname, ipv4, ipv6, gateway))
         except BaseException:
             net.link_delete(ifindex)
