@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.testnode import EGRESS, INGRESS, Node
+from fimbria.analysis.kernel import KernelJudge
 from fimbria.datapath.abi import (
     PolicyEntry,
     PolicyEntryFlags,
@@ -17,7 +18,6 @@ from fimbria.datapath.abi import (
     PolicyShape,
     RuleIds,
 )
-from tests.kerneljudge import KernelJudge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,18 +11,17 @@ maps change.
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fimbria.analysis.kernel import CASE, KernelJudge, fill
 from fimbria.compile.ids import BUILT_IN, PolicyMap
 from fimbria.datapath.abi import Direction, DropReason, PolicyInfo, PolicyRef, RuleIds
 from fimbria.datapath.lookup import Asked, Hit, address_identity, cidr_lookup, policy_lookup
 from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelSet
 from fimbria.model.semantics import End, Question, Reason, Verdict, verdict
-from tests.kerneljudge import CASE, KernelJudge
 from tests.property.worlds import HOST, World
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ class Gathered:
 
     def ask(self) -> int:
         """Let the kernel judge what was gathered, and compare. Returns how many cases it were."""
-        self._fill()
+        fill(self._maps, dict(self._policies.values()))
         answers = self._kernel.ask(self._questions)
         names = ("verdict", "rule", "tier", "proxy_port", "shape", "enforced")
         expected = np.array(self._expected, np.int64).reshape(-1, len(names)).T
@@ -178,22 +177,3 @@ class Gathered:
             number = len(self._policies) + 1
             numbers[wanted] = self._policies.setdefault(own.digest(), (number, own))[0]
         return numbers[wanted]
-
-    def _fill(self) -> None:
-        from fimbria.kernel.bpf import MapType
-        from fimbria.kernel.maps import BpfMap
-
-        inner: dict[bytes, BpfMap] = {}
-        infos: dict[bytes, bytes] = {}
-        for number, policy in self._policies.values():
-            key = struct.pack("=I", number)
-            size = len(policy.entries) or 1
-            inner[key] = BpfMap.create(
-                MapType.HASH, key_size=8, value_size=16, max_entries=size, name="policy"
-            )
-            inner[key].put_many(policy.entries)
-            infos[key] = policy.info
-        self._maps["cilium_policy_info"].put_many(infos)
-        self._maps["cilium_policy"].put_maps(inner)
-        for held in inner.values():
-            held.close()

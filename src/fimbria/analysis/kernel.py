@@ -1,14 +1,18 @@
-"""The third judge: the C itself, run by the kernel over the compiled maps.
+"""The third judge: the C itself (bpf/tests/judge.h), run by the kernel over compiled maps.
 
 It needs root, a kernel and the object bpf/tests/judge, which a source tree has after `make build`.
 Its maps are its own and go with it; nothing is attached anywhere.
+
+A case is a record: what is asked, and behind it what the kernel answers. The kernel takes 512 of
+them in one run of the program.
 """
 
 from __future__ import annotations
 
-import struct
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fimbria.analysis.engine import KernelUnavailable
 from fimbria.datapath.abi import Direction, PolicyEntry, PolicyKey, PolicyShape
@@ -20,61 +24,107 @@ from fimbria.kernel.loader import load_object
 from fimbria.kernel.maps import BpfMap
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from fimbria.compile.ids import PolicyMap
     from fimbria.datapath.lookup import Asked
+    from fimbria.kernel.loader import LoadedObject
 
-_HEAD = struct.Struct("=I4x")
-_QUESTION = struct.Struct("=III2sBB")
-_ANSWER = struct.Struct("=iII2sBBB3x")
+ASKED = ("policy_id", "identity", "cidr", "dport", "protocol", "egress")
+CASE: np.dtype[np.void] = np.dtype(
+    [
+        ("policy_id", "<u4"),
+        ("identity", "<u4"),
+        ("cidr", "<u4"),
+        ("dport", ">u2"),
+        ("protocol", "u1"),
+        ("egress", "u1"),
+        ("verdict", "<i4"),
+        ("rule", "<u4"),
+        ("tier", "<u4"),
+        ("proxy_port", ">u2"),
+        ("shape", "u1"),
+        ("match", "u1"),
+        ("enforced", "u1"),
+        ("pad", "V3"),
+    ]
+)
+"""struct judge_case."""
+BATCH = 512
+
+
+def fill(maps: Mapping[str, BpfMap], policies: Mapping[int, PolicyMap]) -> None:
+    """Put policies, by their numbers, into the maps of a loaded judge."""
+    inner: dict[bytes, BpfMap] = {}
+    infos: dict[bytes, bytes] = {}
+    for number, policy in policies.items():
+        size = len(policy.entries) or 1
+        held = BpfMap.create(
+            MapType.HASH, key_size=8, value_size=16, max_entries=size, name="policy"
+        )
+        held.put_many(policy.entries)
+        key = number.to_bytes(4, "little")
+        inner[key], infos[key] = held, policy.info
+    maps["cilium_policy_info"].put_many(infos)
+    maps["cilium_policy"].put_maps(inner)
+    for held in inner.values():
+        held.close()
+
+
+class KernelJudge:
+    """judge_policy, on the maps of a loaded tests/judge object."""
+
+    def __init__(self, loaded: LoadedObject) -> None:
+        self._batch = loaded.maps["judge_cases"]
+        self._program = loaded.programs["judge_policy"].fd
+
+    def ask(self, questions: Sequence[tuple[int, ...]]) -> NDArray[Any]:
+        """Answer questions, each with the fields of ASKED; the rows are CASEs in the same order.
+
+        Raises KernelUnavailable if the program fails.
+        """
+        cases: NDArray[Any] = np.zeros(len(questions), CASE)
+        columns = np.array(questions, np.uint32).reshape(-1, len(ASKED)).T
+        for name, column in zip(ASKED, columns, strict=True):
+            cases[name] = column
+        for start in range(0, len(cases), BATCH):
+            part = cases[start : start + BATCH]
+            head = len(part).to_bytes(4, "little") + bytes(4)
+            body = part.tobytes().ljust(CASE.itemsize * BATCH, b"\0")
+            self._batch.put(bytes(4), head + body)
+            status, _ = run_syscall(self._program, bytes(4))
+            done = self._batch.get(bytes(4))
+            if status != 0 or done is None:
+                raise KernelUnavailable(f"the kernel's judge returned {status}")
+            cases[start : start + BATCH] = np.frombuffer(done, CASE, len(part), len(head))
+        return cases
 
 
 class Kernel:
-    """judge_policy (bpf/tests/judge.h) on maps that hold `policies`. Raises KernelUnavailable."""
+    """The C's lookup in `policies`, one question at a time. Raises KernelUnavailable."""
 
     def __init__(self, policies: Mapping[int, PolicyMap]) -> None:
         self._policies = policies
         try:
-            self._loaded = load_object(objects_dir() / "tests" / "judge.o")
-            self._fill()
+            loaded = load_object(objects_dir() / "tests" / "judge.o")
+            weakref.finalize(self, loaded.close)
+            fill(loaded.maps, policies)
         except (AbiMismatch, BpfError, ObjectError) as error:
             raise KernelUnavailable(f"the kernel cannot judge: {error}") from error
-        self._batch = self._loaded.maps["judge_cases"]
-        weakref.finalize(self, self._loaded.close)
-
-    def _fill(self) -> None:
-        inner: dict[bytes, BpfMap] = {}
-        infos: dict[bytes, bytes] = {}
-        for number, policy in self._policies.items():
-            size = len(policy.entries) or 1
-            held = BpfMap.create(
-                MapType.HASH, key_size=8, value_size=16, max_entries=size, name="policy"
-            )
-            held.put_many(policy.entries)
-            key = number.to_bytes(4, "little")
-            inner[key], infos[key] = held, policy.info
-        self._loaded.maps["cilium_policy_info"].put_many(infos)
-        self._loaded.maps["cilium_policy"].put_maps(inner)
-        for held in inner.values():
-            held.close()
+        self._judge = KernelJudge(loaded)
 
     def lookup(self, policy_id: int, asked: Asked) -> Hit:
         """Return the C's answer in the form of `datapath.lookup.policy_lookup`'s."""
-        question = _QUESTION.pack(
-            policy_id, asked.identity, asked.cidr, asked.port.to_bytes(2, "big"), asked.protocol,
-            asked.direction is Direction.EGRESS,
-        )  # fmt: skip
-        self._batch.put(bytes(4), (_HEAD.pack(1) + question).ljust(self._batch.value_size, b"\0"))
-        status, _ = run_syscall(self._loaded.programs["judge_policy"].fd, bytes(4))
-        done = self._batch.get(bytes(4))
-        if status != 0 or done is None:
-            raise KernelUnavailable(f"the kernel's judge returned {status}")
-        answer = _ANSWER.unpack_from(done, _HEAD.size + _QUESTION.size)
-        verdict, rule, tier, _, shape, _, enforced = answer
+        egress = asked.direction is Direction.EGRESS
+        (one,) = self._judge.ask(
+            [(policy_id, asked.identity, asked.cidr, asked.port, asked.protocol, egress)]
+        )
+        rule, tier, shape = int(one["rule"]), int(one["tier"]), int(one["shape"])
         found = self._entry(asked, tier, rule, shape) if rule else None
         key, entry = found or (None, None)
-        return Hit(verdict, rule, shape, bool(enforced), key, entry, tier)
+        return Hit(int(one["verdict"]), rule, shape, bool(one["enforced"]), key, entry, tier)
 
     def _entry(
         self, asked: Asked, tier: int, rule: int, shape: int
