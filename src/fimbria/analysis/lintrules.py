@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fimbria.analysis.lintdecides import Deciding
 from fimbria.model.peers import Cidr
-from fimbria.model.policy import DIRECTIONS, Tier
+from fimbria.model.policy import DIRECTIONS, Action, Tier
 from fimbria.model.selector import Selector
+from fimbria.model.semantics import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from fimbria.analysis.lint import Finding, Linted
     from fimbria.analysis.lintdecides import Name
+    from fimbria.datapath.abi import Direction
     from fimbria.model.peers import Whom
     from fimbria.model.policy import Policy, PortSpec, Rule, Spec
 
@@ -140,11 +142,40 @@ def idle(linted: Linted) -> Iterator[Finding]:
     """Specs that neither allow nor deny anything."""
     for policy in linted.policies:
         for spec in policy.specs:
-            closes = any(spec.default_deny(direction) for direction in DIRECTIONS)
-            if closes or any(rule.peers for rule in spec.rules):
+            if any(spec.default_deny(direction) for direction in DIRECTIONS):
                 continue
-            message = "it has no rule that is about anybody, and denies nothing by default"
-            yield linted.finding("no-effect", policy, spec.path, message, "remove it")
+            if not any(rule.peers for rule in spec.rules):
+                message = "it has no rule that is about anybody, and denies nothing by default"
+                yield linted.finding("no-effect", policy, spec.path, message, "remove it")
+            elif linted.units(spec) and _opens_what_is_open(linted, policy, spec):
+                message = "it only allows, and nothing closes the pods that it is about"
+                fix = "let it deny by default, or remove it"
+                yield linted.finding("no-effect", policy, spec.path, message, fix)
+
+
+def _opens_what_is_open(linted: Linted, policy: Policy, spec: Spec) -> bool:
+    """Return whether a spec has allow rules only, and no other one closes what they open."""
+    if policy.tier is not Tier.NORMAL or policy.audit or linted.engine.mode is Mode.ALWAYS:
+        return False
+    if any(rule.deny or part.parser for rule in spec.rules for part in rule.parts):
+        return False
+    units, directions = linted.units(spec), {rule.direction for rule in spec.rules}
+    return not any(
+        _closes(policy, other, direction)
+        for policy in linted.world.policies.values()
+        if not policy.audit
+        for other in policy.specs
+        if not other.host and not units.isdisjoint(linted.units(other))
+        for direction in directions
+    )
+
+
+def _closes(policy: Policy, spec: Spec, direction: Direction) -> bool:
+    """Return whether an allow rule of the ordinary tier can make a difference to a spec."""
+    if policy.tier is Tier.NORMAL:
+        return bool(spec.default_deny(direction))
+    baseline = (rule for rule in spec.rules if policy.tier is Tier.BASELINE)
+    return any(rule.action is not Action.ALLOW for rule in baseline if rule.direction is direction)
 
 
 def _place(linted: Linted, name: Name) -> str:

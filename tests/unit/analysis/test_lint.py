@@ -132,6 +132,7 @@ PORTS = "      toPorts: [{ports: [{port: '80', protocol: TCP}]}]\n"
         (RULE + PORTS + "    - fromEndpoints: []\n", [("nobody", 4)]),
         ("  ingress: [{}]\n", []),
         ("  enableDefaultDeny: {ingress: false}\n  ingress: [{}]\n", [("no-effect", 0)]),
+        ("  enableDefaultDeny: {ingress: false}\n" + RULE + PORTS, [("no-effect", 0)]),
         ("  ingress: [{fromRequires: [{}]}]\n", [("refused-policy", 1)]),
         (
             RULE + "      toPorts:\n        - ports: [{port: '80', protocol: TCP}]\n"

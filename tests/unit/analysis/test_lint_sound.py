@@ -1,7 +1,8 @@
 """What lint calls useless is useless: without it, no verdict is another one.
 
 `policy diff` is complete, so it is asked about random worlds with and without each rule, or part of
-a rule, that was found to be shadowed, said twice or redundant.
+a rule, that was found to be shadowed, said twice or redundant, and without each spec that was found
+to have no effect.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from fimbria.model.policy import Policy, Rule
     from fimbria.sources.files import Manifest
 
-USELESS = {"shadowed-rule", "duplicate-rule", "redundant-rule"}
+USELESS = {"shadowed-rule", "duplicate-rule", "redundant-rule", "no-effect"}
 
 sized = settings(
     max_examples=max(20, int(os.environ.get("FIMBRIA_CASES", "5000")) // 100),
@@ -59,6 +60,7 @@ def without(world: World, finding: Finding) -> World:
                 spec, rules=tuple(r for rule in spec.rules for r in shorter(rule, finding.path))
             )
             for spec in policy.specs
+            if (finding.code, finding.path) != ("no-effect", spec.path)
         )
         return replace(policy, specs=specs)
 
