@@ -26,7 +26,6 @@ from fimbria.agent.endpoints import Endpoints, State
 from fimbria.agent.guard import INTERVAL, Guard
 from fimbria.agent.identities import Identities
 from fimbria.agent.lifecycle import Lifecycle
-from fimbria.agent.metrics import Delays
 from fimbria.agent.monitor import Monitor
 from fimbria.agent.node import Node
 from fimbria.agent.overrides import remember, remembered
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
 
     from fimbria.agent.convert import CepRow
     from fimbria.agent.endpoints import Endpoint
+    from fimbria.agent.metrics import Delays
     from fimbria.agent.statefiles import EndpointFile
     from fimbria.kernel.clock import SystemClock
     from fimbria.kernel.ringbuf import RingBuffer
@@ -65,7 +65,9 @@ log = logging.getLogger(__name__)
 class Agent:
     """Everything that one node's agent is made of."""
 
-    def __init__(self, settings: Settings, client: KubeClient, clock: SystemClock) -> None:
+    def __init__(
+        self, settings: Settings, client: KubeClient, clock: SystemClock, delays: Delays
+    ) -> None:
         config = self.config = settings.config
         self._client = client
         self._state_dir = Path(config.state_dir)
@@ -74,7 +76,7 @@ class Agent:
         self._exporter: web.AppRunner | None = None
         self._clock = clock
         self._started = clock.monotonic()
-        self.delays = Delays()
+        self.delays = delays
         self.controllers = Controllers()
         self.node = Node(config, clock)
         self.endpoints = Endpoints()

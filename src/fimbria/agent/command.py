@@ -11,8 +11,6 @@ from fimbria.sources.flags import config_options, settings_from, sources_from, s
 @config_options
 def command(config_dir: str | None, config_file: str | None, **flags: str | None) -> None:
     """Run the node's agent. Needs root; its network namespace is the node's."""
-    import asyncio
-
     from fimbria.agent.lock import AlreadyRunning
     from fimbria.agent.main import StartError, run_agent
     from fimbria.agent.privileges import NotPrivileged
@@ -23,7 +21,7 @@ def command(config_dir: str | None, config_file: str | None, **flags: str | None
     settings = settings_from(sources)
     start_logging(settings.config.debug)
     try:
-        asyncio.run(run_agent(sources, settings))
+        run_agent(sources, settings)
     except (AlreadyRunning, KubeconfigError, NotPrivileged, StartError) as error:
         raise click.ClickException(str(error)) from error
     except ConfigError as error:

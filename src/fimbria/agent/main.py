@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 
 from fimbria.agent import lock
 from fimbria.agent.agent import Agent
+from fimbria.agent.metrics import Delays
 from fimbria.agent.overrides import with_overrides
 from fimbria.agent.privileges import confine
+from fimbria.agent.stalls import loop
 from fimbria.kernel.clock import SystemClock
 from fimbria.kernel.errors import IncompatibleMap, ObjectError, UnsupportedKernel
 from fimbria.sources.kube import KubeClient
@@ -48,11 +50,19 @@ class StartError(Exception):
     """The agent cannot do its work here; the message says what is missing."""
 
 
-async def run_agent(sources: Sequence[Source], settings: Settings) -> None:
+def run_agent(sources: Sequence[Source], settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; pods keep their network when it ends.
 
     Raises AlreadyRunning, NotPrivileged, KubeconfigError, ConfigError and StartError.
     """
+    clock, delays = SystemClock(), Delays()
+    with asyncio.Runner(loop_factory=lambda: loop(clock.monotonic, delays.stalls.observe)) as run:
+        run.run(_run(sources, settings, clock, delays))
+
+
+async def _run(
+    sources: Sequence[Source], settings: Settings, clock: SystemClock, delays: Delays
+) -> None:
     config = settings.config
     confine(config.socket_group)
     try:
@@ -60,16 +70,15 @@ async def run_agent(sources: Sequence[Source], settings: Settings) -> None:
     except OSError as error:
         raise StartError(f"state-dir: {error}") from error
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    running_loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    clock = SystemClock()
+        running_loop.add_signal_handler(number, stop.set)
     log.info("agent of node %s starts (lock %d)", config.node_name, held)
     async with KubeClient.from_kubeconfig(config.k8s_kubeconfig_path or None) as client:
         client.on_malformed = lambda error: log.warning("left out: %s", error)
         settings = await with_overrides(client, sources, settings)
         await client.resolve()
-        agent = Agent(settings, client, clock)
+        agent = Agent(settings, client, clock, delays)
         try:
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(agent.run())

@@ -39,6 +39,7 @@ class Delays:
     def __init__(self) -> None:
         self.implementation = Histogram()
         self.collection = Histogram()
+        self.stalls = Histogram()
         self.bootstrap: float | None = None
         self._newest = 1  # what was there before us is no change
         self._revised: dict[int, float] = {}
@@ -254,4 +255,10 @@ def _agent(agent: Agent) -> Iterator[Family]:
         start.samples.append(
             Sample(agent.delays.bootstrap, (("scope", "overall"), ("outcome", "success")))
         )
-    yield from (failing, runs, capacity, used, start)
+    stalls = Family(
+        "fimbria_loop_busy_seconds",
+        "histogram",
+        "Seconds at a stretch that the event loop was busy: how late a timer can be.",
+        list(agent.delays.stalls.samples()),
+    )
+    yield from (failing, runs, capacity, used, start, stalls)
