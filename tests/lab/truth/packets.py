@@ -23,23 +23,31 @@ INIT, INIT_ACK = 1, 2
 
 @dataclass(frozen=True)
 class Probe:
-    """One packet: `port` is the destination port, for ICMP the type."""
+    """One packet: `port` is the destination port, for ICMP the type.
+
+    `own_port` is 0 for one that no probe to the same place has had lately. A `silent` one is not
+    answered by its receiver.
+    """
 
     number: int
     source: str
     destination: str
     protocol: int
     port: int
+    own_port: int = 0
+    silent: bool = False
 
     @property
     def source_port(self) -> int:
-        """A port that no probe to the same place has had lately, and that none goes to."""
-        return 33000 + self.number % 27000
+        """Where it is sent from: a port that no probe goes to."""
+        return self.own_port or 33000 + self.number % 27000
 
     @property
     def answered(self) -> bool:
         """Whether its receiver answers it."""
-        return self.protocol not in (ICMP, ICMPV6) or self.port in ECHO
+        if self.protocol in (ICMP, ICMPV6):
+            return self.port in ECHO
+        return not self.silent
 
     def __str__(self) -> str:
         return f"{self.source} to {self.destination} {NAMES[self.protocol]} {self.port}"
@@ -136,7 +144,7 @@ def seen(protocol: int, data: bytes) -> tuple[int, bool] | None:
 
 def answer(probe: Probe) -> bytes | None:
     """What a receiver sends back, the other way round; None where its kernel does."""
-    if probe.protocol == UDP:
+    if probe.protocol == UDP and not probe.silent:
         ends = probe.destination, probe.source
         return _udp(*ends, probe.port, probe.source_port, REPLY + struct.pack("!I", probe.number))
     if probe.protocol == SCTP:

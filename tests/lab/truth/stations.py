@@ -108,29 +108,33 @@ class Stations:
         `wanted` are the numbers of those that should arrive.
         """
         for index, probe in enumerate(probes):
-            self._probes[probe.number] = probe
-            ear = self._ears[probe.source, probe.protocol]
-            try:
-                ear.socket.sendto(opening(probe), (probe.destination, 0))
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:  # dropped on the node's own device: a verdict too
-                    raise
+            self.send(probe)
             if index % BURST == BURST - 1:
-                self._read(0)
+                self.take(0)
         deadline = time.monotonic() + PATIENCE
-        while self._read(QUIET) or (self._missing(wanted) and time.monotonic() < deadline):
+        while self.take(QUIET) or (self._missing(wanted) and time.monotonic() < deadline):
             pass
 
-    def _missing(self, wanted: set[int]) -> bool:
-        answers = (number for number in wanted if self._probes[number].answered)
-        return not wanted <= self.seen.arrived or not self.seen.answered.issuperset(answers)
+    def send(self, probe: Probe) -> None:
+        """Send a probe's packet."""
+        self._probes[probe.number] = probe
+        ear = self._ears[probe.source, probe.protocol]
+        try:
+            ear.socket.sendto(opening(probe), (probe.destination, 0))
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # dropped on the node's own device: a verdict too
+                raise
 
-    def _read(self, seconds: float) -> bool:
+    def take(self, seconds: float) -> bool:
         """Take what has come; False if nothing did within a time."""
         ready = self._selector.select(seconds)
         for key, _ in ready:
             self._drain(key.data)
         return bool(ready)
+
+    def _missing(self, wanted: set[int]) -> bool:
+        answers = (number for number in wanted if self._probes[number].answered)
+        return not wanted <= self.seen.arrived or not self.seen.answered.issuperset(answers)
 
     def _drain(self, ear: _Ear) -> None:
         while True:

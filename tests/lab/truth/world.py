@@ -148,6 +148,15 @@ class Cluster:
         self._enforced()
         return refused
 
+    def change(self, document: Document) -> None:
+        """Put another version in the place of a policy; return when both nodes enforce it."""
+        path = f"{_path(document)}/{document['metadata']['name']}"
+        heard = {name: agent.get("/v1/policy")["revision"] for name, agent in self.agents.items()}
+        status, answer = self.lab.api("PATCH", path, document)
+        assert status < 300, answer
+        for name, agent in self.agents.items():
+            agent.wait("/v1/policy/wait", {"revision": heard[name] + 1}, 60)
+
     def _enforced(self) -> None:
         """Wait until every node has these policies, no others, and has done what they say."""
         names = {
