@@ -18,6 +18,7 @@ from fimbria.cli.policy_diff import difference
 from fimbria.cli.policy_eval import evaluate
 from fimbria.cli.policy_explain import engine_of, explain, traced, world_options
 from fimbria.cli.policy_lint import lint
+from fimbria.cli.policy_matrix import matrix
 from fimbria.cli.policy_prove import proof
 from fimbria.cli.policy_test import test
 from fimbria.cli.target import Target, agent_command, format_option
@@ -39,6 +40,7 @@ def group() -> None:
 for _command in (
     evaluate,
     explain,
+    matrix,
     test,
     difference,
     proof,
