@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from fimbria.analysis.flows import packet
-from fimbria.datapath.abi import Direction
+from fimbria.datapath.abi import Direction, EndpointIds
 from fimbria.model.policy import DIRECTIONS, Action, Tier
 from fimbria.model.semantics import Question, Reason, Verdict, selecting, verdict
 
@@ -59,6 +59,7 @@ class Deciders:
         self._engine = engine
         self._context = engine.state.context()
         self._about: dict[int, list[Policy]] = {}
+        self._views: dict[str, Deciders] = {}
 
     def of(self, flow: Flow) -> list[Decision]:
         """Return both ends' decisions, for all that a Service stands for. Raises FlowError."""
@@ -72,11 +73,26 @@ class Deciders:
             found += self._half(target, source, Direction.INGRESS, protocol, number)
         return found
 
+    def view(self, node: str) -> Deciders:
+        """Return what finds the deciders as a node sees them."""
+        found = self._views.get(node)
+        if found is None:
+            found = self._views[node] = Deciders(self._engine.view(node))
+        return found
+
+    def of_half(
+        self, own: str, other: str, direction: Direction, protocol: int, port: int
+    ) -> list[Decision]:
+        """Return one end's decision about a packet; none if no policy can be about it."""
+        ends = self._engine.place(own), self._engine.place(other)
+        return list(self._half(*ends, direction, protocol, port))
+
     def selecting(self, place: Place) -> list[Policy]:
         """Return the policies that select an end, in object order."""
         found = self._about.get(place.unit)
         if found is None:
-            pairs = selecting(list(self._engine.world.policies.values()), place.own.labels)
+            policies = list(self._engine.world.policies.values())
+            pairs = selecting(policies, place.own.labels, host=_is_host(place))
             found = list({policy.key: policy for policy, _ in pairs}.values())
             self._about[place.unit] = found
         return found
@@ -84,21 +100,30 @@ class Deciders:
     def _half(
         self, own: Place, other: Place, direction: Direction, protocol: int, port: int
     ) -> Iterator[Decision]:
+        if self._engine.needs_view(own, other):
+            yield from self.view(own.node).of_half(own.name, other.name, direction, protocol, port)
+            return
         if not own.unit:
             return
         peer = self._engine.peer(own, other).end
         mode = self._engine.mode
-        asked = Question(own.own, peer, direction, protocol, port, mode, self._context)
+        host = _is_host(own)
+        asked = Question(own.own, peer, direction, protocol, port, mode, self._context, host)
         policies = self.selecting(own)
         judged = verdict(policies, asked)
         parts = [Part(rule.policy, rule.path) for rule in judged.rules]
         if judged.reason is Reason.DEFAULT_DENY:
             parts = [
                 Part(policy.key, spec.path, WAYS[direction])
-                for policy, spec in selecting(policies, own.own.labels)
+                for policy, spec in selecting(policies, own.own.labels, host=host)
                 if policy.tier is Tier.NORMAL and not policy.audit and spec.default_deny(direction)
             ]
         yield Decision(direction, not judged.allowed, tuple(parts), _passed(policies, asked))
+
+
+def _is_host(place: Place) -> bool:
+    """Return whether an end is the node whose view it is, with a policy of its own."""
+    return place.unit == EndpointIds.HOST
 
 
 def _passed(policies: Sequence[Policy], asked: Question) -> tuple[Part, ...]:
@@ -139,13 +164,16 @@ def _deciding(policy: Policy, tier: Tier) -> Policy:
     return replace(policy, specs=specs)
 
 
-def parts_of(policy: Policy) -> Iterator[Part]:
-    """Yield what can decide in a policy. One in audit mode, or refused, decides nothing."""
+def parts_of(policy: Policy, *, host: bool) -> Iterator[Part]:
+    """Yield what can decide in a policy. One in audit mode, or refused, decides nothing.
+
+    `host`: nodes have policies too (enable-host-firewall).
+    """
     if policy.audit or policy.refusal is not None:
         return
     for spec in policy.specs:
-        if spec.host:
-            continue  # flows are between pods and others; nodes' own traffic is not among them
+        if spec.host and not host:
+            continue
         for direction in DIRECTIONS:
             if spec.default_deny(direction):
                 yield Part(policy.key, spec.path, WAYS[direction])
@@ -169,10 +197,10 @@ class Coverage:
     def __init__(self) -> None:
         self._rows: dict[tuple[str, int, Part], bool] = {}
 
-    def add(self, world: World) -> None:
-        """Take in what there is to cover in a world."""
+    def add(self, world: World, *, host: bool = False) -> None:
+        """Take in what there is to cover in a world; `host` as in `parts_of`."""
         for policy in world.policies.values():
-            for part in parts_of(policy):
+            for part in parts_of(policy, host=host):
                 self._rows.setdefault(self._key(world, part), False)
 
     def hit(self, world: World, decisions: Sequence[Decision]) -> None:

@@ -255,7 +255,7 @@ class Engine:
         home = other.is_node and other.node == own.node
         return (own.is_node and self.host_firewall) or (home and self.world.node_labels)
 
-    def _view(self, node: str) -> Engine:
+    def view(self, node: str) -> Engine:
         """Return the engine that sees what a node sees."""
         found = self._views.get(node)
         if found is None:
@@ -270,7 +270,7 @@ class Engine:
     ) -> Half:
         """Return what the policy of `own` says of a packet; `judge` is any of JUDGES but "all"."""
         if self.needs_view(own, other):
-            view = self._view(own.node)
+            view = self.view(own.node)
             return view.half(view.place(own.name), view.place(other.name), direction, protocol,
                              port, judge)  # fmt: skip
         if not own.unit:

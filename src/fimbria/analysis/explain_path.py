@@ -118,6 +118,9 @@ def addition_lines(world: World, addition: Addition) -> Iterator[str]:
             for line in _yaml(edit.text if not edit.path else [edit.text]).splitlines()
         )
     others = addition.others - 1
+    if others < 0:  # nodes' own policies are not among what is compared
+        yield f"Tried: {addition.result.verdict} then."
+        return
     what = (
         f"{others} other{'s turn' if others > 1 else ' turns'} with it"
         if others

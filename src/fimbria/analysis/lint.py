@@ -177,16 +177,17 @@ def lint(
     cidr_match: Iterable[str] = (),
     pod_cidrs: Iterable[str] = (),
     ignore: Iterable[str] = (),
+    node_labels: bool = False,
 ) -> list[Finding]:
     """Return what is found in manifests, by file and line.
 
-    `pod_cidrs` are the cluster's, beyond those of Node objects; `ignore` are codes. Raises
-    ValueError for a `pod_cidrs` that is no prefix.
+    `pod_cidrs` are the cluster's, beyond those of Node objects; `ignore` are codes; the
+    rest are the agent's options. Raises ValueError for a `pod_cidrs` that is no prefix.
     """
     from fimbria.analysis.lintpeers import PEER_CHECKS
     from fimbria.analysis.lintrules import RULE_CHECKS
 
-    collector = Collector()
+    collector = Collector(node_labels=node_labels)
     namespaces: set[str] = set()
     for one in documents:
         collector.take(one)

@@ -53,9 +53,10 @@ def needed(
         (Direction.EGRESS, result.egress, *ends),
         (Direction.INGRESS, result.ingress, *reversed(ends)),
     )
+    firewall = engine.host_firewall
     if expected is Outcome.DENIED:
         return ["one of the two must deny:", *(
-            f"{_WAYS[way][0]}: {_to_deny(way, half, own)}" for way, half, own, _ in halves
+            f"{_WAYS[way][0]}: {_to_deny(way, half, own, firewall)}" for way, half, own, _ in halves
         )]  # fmt: skip
     found: list[str] = []
     for way, half, own, other in halves:
@@ -68,7 +69,7 @@ def needed(
     return found
 
 
-def _to_deny(way: Direction, half: Half, own: Place) -> str:
+def _to_deny(way: Direction, half: Half, own: Place, firewall: bool) -> str:
     match half.reason:
         case Because.ALLOW_RULE | Because.REDIRECT:
             return f"narrow {where(half)}, or deny it by another rule"
@@ -77,7 +78,7 @@ def _to_deny(way: Direction, half: Half, own: Place) -> str:
         case Because.LOCAL_NODE:
             return "a node reaches its own pods unless a rule denies it"
         case Because.NOT_SELECTED | Because.NO_POLICY:
-            if not own.unit:
+            if not own.unit and not (own.is_node and firewall):
                 return f"no policy is ever about {own.name}"
             word = _WAYS[way][0]
             return f"no policy is about {own.name} here: one with {word} rules denies the rest"
@@ -117,6 +118,9 @@ def _near(
         if name == ends[1].name:
             port = number
     protocol, port = packet(flow, *ends, port)
+    if engine.needs_view(own, other):
+        engine, deciders = engine.view(own.node), deciders.view(own.node)
+        own, other = engine.place(own.name), engine.place(other.name)
     asked = f"{port}/{flow.protocol.upper()}"
     peer = engine.peer(own, other).end
     receiver = own.own if way is Direction.INGRESS else peer
@@ -125,7 +129,7 @@ def _near(
         if policy.tier is not Tier.NORMAL or policy.audit:
             continue
         for spec in policy.specs:
-            if not spec.subject.matches(own.own.labels):
+            if spec.host is not own.is_node or not spec.subject.matches(own.own.labels):
                 continue
             for rule in spec.rules:
                 if rule.direction is not way or rule.action is not Action.ALLOW or not rule.peers:

@@ -86,6 +86,8 @@ class Options(_Part, frozen=True):
     policy_cidr_match_mode: list[str] = msgspec.field(default_factory=list[str])
     cluster_name: str = "default"
     labels: str = ""
+    enable_host_firewall: bool = False
+    enable_node_selector_labels: bool = False
 
 
 class Body(_Part, frozen=True):

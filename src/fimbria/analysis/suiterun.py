@@ -74,15 +74,21 @@ class SuiteRun:
     def __init__(self, suite: Suite, coverage: Coverage | None = None) -> None:
         self.suite = suite
         options = suite.options
-        collector = Collector(cluster=options.cluster_name, labels=options.labels)
+        collector = Collector(
+            cluster=options.cluster_name,
+            labels=options.labels,
+            node_labels=options.enable_node_selector_labels,
+        )
         for one in resources(suite):
             collector.take(one)
         self.world = collector.world()
-        self._engine = Engine(self.world, options.enable_policy, options.policy_cidr_match_mode)
+        firewall = options.enable_host_firewall
+        modes = options.policy_cidr_match_mode
+        self._engine = Engine(self.world, options.enable_policy, modes, host_firewall=firewall)
         self._deciders = Deciders(self._engine)
         self._coverage = coverage
         if coverage is not None:
-            coverage.add(self.world)
+            coverage.add(self.world, host=firewall)
 
     def results(self) -> Iterator[CaseResult]:
         """Yield each case's result as it is found."""

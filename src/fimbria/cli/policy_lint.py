@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fimbria.cli.output import Format, Table, emit
-from fimbria.cli.worldoptions import enforcement_options
+from fimbria.cli.worldoptions import enforcement_options, node_labels_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,7 @@ LEVELS = ("error", "warning", "info")
     help="Addresses of pods, beyond those that Node objects have.",
 )  # fmt: skip
 @enforcement_options
+@node_labels_option
 def lint(
     paths: tuple[str, ...],
     form: str,
@@ -42,6 +43,7 @@ def lint(
     pod_cidrs: tuple[str, ...],
     enable_policy: str,
     cidr_match: frozenset[str],
+    node_labels: bool,
 ) -> None:
     """Find rules that never decide, select nothing, or are wider than they look.
 
@@ -64,6 +66,7 @@ def lint(
             cidr_match=cidr_match,
             pod_cidrs=pod_cidrs,
             ignore=ignore,
+            node_labels=node_labels,
         )
     except ValueError as error:
         raise click.UsageError(f"--pod-cidr: {error}") from error

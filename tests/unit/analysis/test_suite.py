@@ -174,6 +174,40 @@ def test_options_are_the_agents(folder: Path) -> None:
     assert document(folder, spec + "options: {enable-policy: always}")[0] == 0
 
 
+NODE = """\
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {role: edge}}
+status: {addresses: [{type: InternalIP, address: 172.18.0.2}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: edge}
+spec:
+  nodeSelector: {matchLabels: {role: edge}}
+  ingress:
+    - fromCIDR: [192.0.2.0/24]
+"""
+
+
+def test_nodes_have_policies_with_the_host_firewall(folder: Path) -> None:
+    """A node's own policy counts with enable-host-firewall only; it is covered like others."""
+    spec = (
+        "cases:\n"
+        "  - {deny: {from: 198.51.100.1, to: 'node:n1', ports: 22}, rule: edge spec}\n"
+        "  - {allow: {from: 192.0.2.1, to: 'node:n1', ports: 22}}\n"
+    )
+    code, found = document(folder, "resources: []\n" + spec, "--coverage", inline=NODE)
+    assert (code, found["failed"], found["coverage"]["total"]) == (1, 1, 0)
+    spec += "resources: []\noptions: {enable-host-firewall: true}\n"
+    code, found = document(folder, spec, "--coverage", inline=NODE)
+    assert (code, found["failed"], found["coverage"]["percent"]) == (0, 0, 100)
+    assert found["coverage"]["total"] == 2
+    result = run(folder, spec.replace("deny:", "allow:"), inline=NODE)
+    assert "allows 22/TCP for 192.0.2.0/24" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("spec", "line", "said"),
     [
