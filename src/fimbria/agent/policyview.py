@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fimbria.agent.held import Held
     from fimbria.compile.state import Node
     from fimbria.model.labels import Labels
-    from fimbria.model.policy import PolicyKey
+    from fimbria.model.policy import Policy, PolicyKey
 
 Document = dict[str, Any]
 
@@ -86,6 +86,8 @@ class PolicyView:
             standing, reason = Standing.REFUSED, closed
         elif failed and standing in (Standing.ENFORCED, Standing.PENDING):
             standing, reason = Standing.NOT_APPLIED, failed
+        elif standing is Standing.ENFORCED and self._idle(policy):
+            standing, reason = Standing.NOT_APPLIED, "about nodes, and enable-host-firewall is off"
         spec = held.document.get("specs") or held.document.get("spec")
         found: Document = {
             "kind": held.key.kind,
@@ -106,9 +108,16 @@ class PolicyView:
 
     def _in_force(self, held: Held) -> str:
         """Return which version of an object is in force: this, previous or none."""
-        if held.policy is None or held.key not in self._cluster.state.policies:
+        absent = held.key not in self._cluster.state.policies
+        if held.policy is None or absent or self._idle(held.policy):
             return "none"
         return "previous" if held.withheld else "this"
+
+    def _idle(self, policy: Policy | None) -> bool:
+        """Return whether a policy is about nodes only, on a node that is no endpoint."""
+        specs = () if policy is None else policy.specs
+        firewall = self._cluster.state.config.host_firewall
+        return not firewall and bool(specs) and all(spec.host for spec in specs)
 
     def _problem(self, key: PolicyKey) -> str:
         """Return why endpoints that a policy selects could not be given their policy."""

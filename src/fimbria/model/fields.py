@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Any, cast
 
 from fimbria.model.policy import PolicyError
@@ -41,6 +42,8 @@ class Fields:
             if item is not None
         }
 
+        self._known: set[str] = set()
+
     def at(self, name: str) -> str:
         """Return the path of a field."""
         return f"{self.path}.{name}" if self.path else name
@@ -51,6 +54,7 @@ class Fields:
 
     def any(self, name: str) -> Any:
         """Take a field of any type; None if it is absent."""
+        self._known.add(name)
         return self._left.pop(name, None)
 
     def text(self, name: str, default: str = "") -> str:
@@ -124,9 +128,11 @@ class Fields:
                 raise PolicyError(self.at(name), reason)
 
     def done(self) -> None:
-        """Raise if a field is left that nobody took."""
+        """Raise if a field is left that nobody took, naming the one that may have been meant."""
         for name in self._left:
-            raise PolicyError(self.at(name), "unknown field")
+            near = difflib.get_close_matches(name, self._known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise PolicyError(self.at(name), f"unknown field{hint}")
 
     def _typed(self, name: str, kind: type[T], called: str, default: T | None) -> Any:
         value = self.any(name)

@@ -88,6 +88,14 @@ def test_unusable_specs_are_refused(spec: Any) -> None:
     assert cnp(spec).refusal is not None
 
 
+def test_nearest_field() -> None:
+    """A slip of the pen is told with the field that was meant."""
+    refusal = with_ingress({"fromEndpoint": [{}]}).refusal
+    assert refusal == ("spec.ingress[0].fromEndpoint", "unknown field; did you mean fromEndpoints?")
+    refusal = cnp({"endpointSelector": {}, "surprise": 1, "ingress": [{}]}).refusal
+    assert refusal == ("spec.surprise", "unknown field")
+
+
 def test_objects_without_a_name_raise() -> None:
     """Nobody could be told of a refusal: that is an error."""
     for document in ({}, {"kind": "Pod"}, {"kind": "NetworkPolicy", "metadata": {"name": 1}}):
