@@ -159,7 +159,8 @@ struct policy_ref {
 	__u32 revision;  /* agent's policy revision that this realises */
 	__u32 flags;     /* enum policy_ref_flags */
 	__u32 fallback_id; /* holds instead of policy_id once jiffies have passed `until` */
-	__u32 until;     /* jiffies, low 32 bits, compared by signed difference; 0: no fallback */
+	__u32 until;     /* jiffies, low 32 bits, compared by signed difference; 0: never, and
+	                  * fallback_id is policy_id, for who sees half of a change */
 };
 
 enum policy_ref_flags { POLICY_REF_F_AUDIT = 1 };

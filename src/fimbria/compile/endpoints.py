@@ -12,6 +12,8 @@ from fimbria.datapath.abi import (
     EndpointKey,
     Family,
     Identity,
+    PolicyIds,
+    PolicyRef,
 )
 
 if TYPE_CHECKING:
@@ -71,3 +73,16 @@ def device_value(endpoint: LocalEndpoint) -> bytes:
 def ref_key(endpoint_id: int) -> bytes:
     """Return an endpoint's key in cilium_policy_ref."""
     return endpoint_id.to_bytes(4, "little")
+
+
+def reference(policy_id: int, shadow_id: int = 0) -> PolicyRef:
+    """Return a reference to a policy that nothing takes back.
+
+    The datapath may see half of a change. So the fallback is the policy itself: with the deadline
+    of a trial that is just being confirmed it must not lead anywhere else.
+    """
+    return PolicyRef(policy_id, shadow_id, fallback_id=policy_id)
+
+
+LOCKED = reference(int(PolicyIds.LOCKED))
+"""Reference of an endpoint without a policy yet."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from fimbria.compile import endpoints
+from fimbria.compile.endpoints import LOCKED, identity_of, reference
 from fimbria.compile.ids import BUILT_IN, OutOfIds
 from fimbria.compile.policymap import SpecEntries, Stage, ordered, ordinary
-from fimbria.datapath.abi import Identity, PolicyIds, PolicyRef
+from fimbria.datapath.abi import Identity, PolicyIds
 from fimbria.model.policy import DIRECTIONS, NamedPort, PolicyKey, Tier
 from fimbria.model.semantics import INIT_LABEL, Mode, enforcement
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from fimbria.compile import ids
     from fimbria.compile.delta import Store
     from fimbria.compile.state import ClusterState, LocalEndpoint
+    from fimbria.datapath.abi import PolicyRef
     from fimbria.model.labels import LabelSet
 
 UnitKey = tuple[int, tuple[NamedPort, ...]]
 """Identity and named ports of a local endpoint."""
-_LOCKED = PolicyRef(int(PolicyIds.LOCKED))
 HOST_UNIT: UnitKey = (int(Identity.HOST), ())
 Place = tuple[PolicyKey, bool, int]
 """A policy, whether it is on trial, and the number of its spec."""
@@ -47,13 +47,13 @@ class Unit:
 
     endpoints: set[int] = field(default_factory=set[int])
     specs: dict[Place, SpecEntries] = field(default_factory=dict[Place, SpecEntries])
-    ref: PolicyRef = _LOCKED
+    ref: PolicyRef = LOCKED
     policies: frozenset[int] = frozenset()
 
 
 def unit_key(endpoint: LocalEndpoint) -> UnitKey:
     """Return the unit that an endpoint belongs to."""
-    return endpoints.identity_of(endpoint), tuple(sorted(set(endpoint.named_ports)))
+    return identity_of(endpoint), tuple(sorted(set(endpoint.named_ports)))
 
 
 class Builder:
@@ -78,7 +78,7 @@ class Builder:
         what it has.
         """
         if labels is None:
-            unit.ref, unit.policies = _LOCKED, frozenset()
+            unit.ref, unit.policies = LOCKED, frozenset()
             return
         specs = self.in_force(unit, trials=True)
         chains = [self._stages(key, [s for s in specs if not s.policy.audit], labels), [], []]
@@ -91,7 +91,9 @@ class Builder:
         self._check(stage for stages in chains for stage in stages)
         policies: set[int] = set()
         real, shadow, fallback = (self._chain(stages, policies) for stages in chains)
-        unit.ref = PolicyRef(real, shadow, fallback_id=fallback, until=until)
+        unit.ref = reference(real, shadow)
+        if until:
+            unit.ref = unit.ref._replace(fallback_id=fallback, until=until)
         unit.policies = frozenset(policies)
 
     def costs(self, key: UnitKey, unit: Unit) -> tuple[tuple[PolicyKey, int], ...]:

@@ -31,7 +31,7 @@ from fimbria.compile.delta import (
     Delta,
     Desired,
 )
-from fimbria.compile.endpoints import ref_key
+from fimbria.compile.endpoints import ref_key, reference
 from fimbria.compile.ids import BUILT_IN, POLICY_FIRST, POLICY_LIMIT, PolicyMap
 from fimbria.datapath.abi import EndpointIds, PolicyIds, PolicyInfo, PolicyRef
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from fimbria.compile.nodes import Route
 
-LOCKED = PolicyRef(PolicyIds.LOCKED).pack()
+LOCKED = reference(PolicyIds.LOCKED).pack()
 OPEN = PolicyRef().pack()
 _HOST = ref_key(EndpointIds.HOST)
 _BEFORE = (NODES,)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fimbria.compile.delta import DEVICES, IPCACHE, LXC, NODES, POLICY_REF
-from fimbria.compile.endpoints import lxc_key, ref_key
+from fimbria.compile.endpoints import LOCKED, lxc_key, ref_key
 from fimbria.compile.ids import Ids, OutOfIds, PolicyIds, PolicyMap, RuleIds
 from fimbria.compile.ipcache import key
 from fimbria.compile.node import Compiler, compile_node
@@ -150,7 +150,7 @@ def test_unknown_identity_is_locked() -> None:
     compiler = Compiler(cluster, Ids())
     compiler.update()
     refs = compiler.desired().maps[POLICY_REF]
-    assert refs[ref_key(5)] == PolicyRef(1).pack()
+    assert refs[ref_key(5)] == LOCKED.pack()
     cluster.identities.put(300, ("k8s:app=web", NS))
     assert compiler.update().maps[POLICY_REF] == {ref_key(5): PolicyRef(0).pack()}
 

@@ -318,6 +318,7 @@ def test_a_trial_and_its_end() -> None:
     desired = compiler.desired()
     now = ref(desired)
     assert (now.fallback_id, now.until) == (before.policy_id, 4711)
+    assert before.fallback_id == before.policy_id, "also to who has read `until` a moment ago"
     assert ask(desired, 81).allowed
     assert not ask(desired, 80).allowed
     assert compiler.policies.selecting(POD) == [(tried.key, "spec")]

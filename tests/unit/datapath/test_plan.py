@@ -75,10 +75,12 @@ def test_nothing_to_do() -> None:
 
 def test_removed_endpoints_stay_locked() -> None:
     """An endpoint that is gone is left with a reference to LOCKED, which counts as none."""
-    gone = desired(cilium_policy_ref={ref_key(7): PolicyRef(1).pack()})
+    gone = desired(cilium_policy_ref={ref_key(7): LOCKED})
     assert plan(gone, desired()) == []
     open_ = desired(cilium_policy_ref={ref_key(7): PolicyRef(0).pack()})
     assert plan(open_, desired()) == [PolicyRefSet({ref_key(7): LOCKED}), Bump()]
+    found = PolicyRef.unpack(LOCKED)
+    assert found.fallback_id == found.policy_id, "locked, too, with a trial's deadline from before"
 
 
 def test_the_node_is_never_locked() -> None:
