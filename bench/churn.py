@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 RATE, SECONDS, LIFE = 100, 15, 5.0
 WORKLOADS, REPLICAS, POLICIES = 10, 2, 250
 BUILT_IN = {number.to_bytes(4, "little") for number in ids.BUILT_IN}
-FIRST_IDENTITY, FIRST_PORT, TCP = 100_000, 10_000, 6
+FIRST_PORT, TCP = 10_000, 6
+NUMBERS = range(1_000, 65_536)
+"""Of cluster-wide identities."""
 STALL, STALLS = 0.05, "fimbria_loop_busy_seconds"
 LAST_PORT = FIRST_PORT + (POLICIES // WORKLOADS - 1) // 2 * 2
 """The last port that lets newcomers in."""
@@ -101,16 +103,16 @@ def address(number: int) -> str:
     return f"10.{100 + number // 62_500}.{number // 250 % 250}.{number % 250 + 2}"
 
 
-def identity(number: int) -> dict[str, Any]:
+def identity(number: int, name: int) -> dict[str, Any]:
     return {
         "apiVersion": "cilium.io/v2",
         "kind": "CiliumIdentity",
-        "metadata": {"name": str(FIRST_IDENTITY + number)},
+        "metadata": {"name": str(name)},
         "security-labels": labels(number),
     }
 
 
-def endpoint(number: int) -> dict[str, Any]:
+def endpoint(number: int, name: int) -> dict[str, Any]:
     return {
         "apiVersion": "cilium.io/v2",
         "kind": "CiliumEndpoint",
@@ -118,7 +120,7 @@ def endpoint(number: int) -> dict[str, Any]:
         "status": {
             "id": number % 60_000 + 1,
             "identity": {
-                "id": FIRST_IDENTITY + number,
+                "id": name,
                 "labels": [f"{key}={value}" for key, value in labels(number).items()],
             },
             "networking": {
@@ -181,12 +183,12 @@ class Kernel:
             self._known = known
         return list(self._inner.values())
 
-    def enforced(self, number: int, maps: list[BpfMap]) -> bool:
+    def enforced(self, number: int, name: int, maps: list[BpfMap]) -> bool:
         """Is the last port that lets a newcomer in there in each, and its address known?"""
         ip = ip_address(address(number)).packed
         if self._ipcache.get(key(ip)) is None:
             return False
-        wanted = PolicyKey(FIRST_IDENTITY + number, LAST_PORT, TCP, int(PolicyShape.PORT)).pack()
+        wanted = PolicyKey(name, LAST_PORT, TCP, int(PolicyShape.PORT)).pack()
         return all(one.get(wanted) is not None for one in maps)
 
 
@@ -201,6 +203,9 @@ class Newcomers:
         self.answered: dict[int, float] = {}
         self.enforced: dict[int, float] = {}
         self._late = [0.0] * WRITERS
+        _, known = cluster.api("GET", IDENTITIES)
+        taken = {int(one["metadata"]["name"]) for one in known["items"]}
+        self._names = [name for name in NUMBERS if name not in taken]
 
     @property
     def late(self) -> float:
@@ -225,13 +230,13 @@ class Newcomers:
                 time.sleep(max(0.0, at - time.perf_counter()))
                 self._late[writer] = max(self._late[writer], time.perf_counter() - at)
                 if comes:
-                    api("POST", IDENTITIES, identity(number))
+                    api("POST", IDENTITIES, identity(number, self._names[number]))
                     self.written[number] = time.perf_counter()
-                    api("POST", ENDPOINTS, endpoint(number))
+                    api("POST", ENDPOINTS, endpoint(number, self._names[number]))
                     self.answered[number] = time.perf_counter()
                 else:
                     api("DELETE", f"{ENDPOINTS}/new-{number}")
-                    api("DELETE", f"{IDENTITIES}/{FIRST_IDENTITY + number}")
+                    api("DELETE", f"{IDENTITIES}/{self._names[number]}")
         finally:
             api.close()
 
@@ -242,7 +247,7 @@ class Newcomers:
                 return
             maps = self._kernel.maps()
             for number in list(self.written.keys() - self.enforced.keys()):
-                if self._kernel.enforced(number, maps):
+                if self._kernel.enforced(number, self._names[number], maps):
                     self.enforced[number] = time.perf_counter()
             time.sleep(0.002)
 
