@@ -19,7 +19,7 @@ import yaml
 from tests.lab.truth.draw import CLOSED, OPEN, groups, packets, policies
 from tests.lab.truth.stations import Stations
 from tests.lab.truth.table import Table
-from tests.lab.truth.world import Cluster, complete, pods, services
+from tests.lab.truth.world import Cluster, complete, pods, services, some_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,8 @@ class Way:
 
 
 SIZE = Size(24, 40, 3000) if FULL else Size(10, 12, 1500)
+KEPT, RELABEL = 0.2, 3
+"""How many policies stay from turn to turn; in which turns a pod changes its identity."""
 WAYS = {"tunnel": Way({}), "native": Way({"routing": "native"})}
 if FULL:
     WAYS |= {
@@ -65,11 +67,10 @@ if FULL:
 
 
 def drawn(seed: int, random: Random, opened: float) -> list[Document]:
-    """Policies and groups with names of their own, so that nobody takes one for its predecessor."""
-    found = policies(seed, random.randint(1, 6))
+    """Policies with names of their own, so that nobody takes one for its predecessor."""
+    found = policies(seed, random.randint(1, 5))
     found += [OPEN] if random.random() < opened else []
-    named = [complete(one, f"s{seed}-{index}") for index, one in enumerate(found)]
-    return named + [complete(one, one["metadata"]["name"]) for one in groups(seed)]
+    return [complete(one, f"s{seed}-{index}") for index, one in enumerate(found)]
 
 
 @pytest.mark.root
@@ -89,7 +90,10 @@ def test_every_packet_fares_as_the_model_says(make_lab: Callable[..., Lab], way:
         table, spent = Table(cluster, stations), 0.0
         for turn in range(SIZE.rounds):
             seed = SEED * 1000 + turn
-            cluster.switch(drawn(seed, random, WAYS[way].opened))
+            kept = [one for one in cluster.policies if random.random() < KEPT]
+            cluster.switch([*kept, *drawn(seed, random, WAYS[way].opened)], groups(seed))
+            if turn % RELABEL == RELABEL - 1:
+                cluster.relabel(random.choice(places[: SIZE.pods]).name, some_labels(random))
             some = packets(random, places, SIZE.packets)
             began = time.monotonic()
             table.compare(f"seed {seed}", cluster.engine(), some)
@@ -103,6 +107,7 @@ def test_every_packet_fares_as_the_model_says(make_lab: Callable[..., Lab], way:
         assert stations.seen.strange == []
         assert min(table.passed, table.refused) > total / 10, "policies that say too little"
         assert table.reasons > table.refused / 20
-        cluster.policies = [complete(CLOSED, "never-applied")]
+        cluster.switch([complete(OPEN, "open")])
+        cluster.policies = [complete(CLOSED, "closed")]
         table.compare("a wrong model", cluster.engine(), packets(random, places, 100))
         assert any("the model says DENIED" in one for one in table.mismatches)

@@ -60,7 +60,7 @@ def policies(number: int, count: int) -> list[Document]:
 def groups(number: int) -> list[Document]:
     """CiliumCIDRGroups."""
     rows = next((some for some in drawn(group_rows, number, 20) if some), [])
-    return [{"kind": "CiliumCIDRGroup", **one} for one in rows]
+    return [{"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup", **one} for one in rows]
 
 
 def packets(random: Random, stations: list[Station], count: int) -> list[Packet]:

@@ -39,6 +39,12 @@ OUTSIDE = (
 """Addresses of the world, in and around the prefixes that policies name."""
 
 
+def some_labels(random: Random) -> dict[str, str | None]:
+    """Labels of a pod; None for one that it has not."""
+    tier = random.choice(LABELS["tier"]) if random.random() < 0.6 else None
+    return {"app": random.choice(LABELS["app"]), "tier": tier}
+
+
 def pods(random: Random, count: int) -> list[Document]:
     """Namespaces and pods, half of the pods on each node; labels repeat, and so do named ports."""
     found: list[Document] = [
@@ -46,9 +52,7 @@ def pods(random: Random, count: int) -> list[Document]:
         for name, labels in NAMESPACES.items()
     ]
     for index in range(count):
-        labels = {"app": random.choice(LABELS["app"])}
-        if random.random() < 0.6:
-            labels["tier"] = random.choice(LABELS["tier"])
+        labels = {key: value for key, value in some_labels(random).items() if value}
         ports = [
             {"name": name, "containerPort": random.choice((53, 80, 8080)), "protocol": protocol}
             for name, protocol in zip(NAMES, ("TCP", random.choice(("TCP", "UDP"))), strict=True)
@@ -97,10 +101,15 @@ class Cluster:
         self.lab = lab
         self.config = config
         self.policies: list[Document] = []
+        self.groups: list[Document] = []
+        self._canary = 0
         self.nodes: list[Document] = lab.status()["nodes"]
         self.agents = {node["name"]: AgentClient(node["socket"]) for node in self.nodes}
         self._widen()
-        text = lab.kubectl("get", "-A", "-o", "json", KINDS)
+        self._read()
+
+    def _read(self) -> None:
+        text = self.lab.kubectl("get", "-A", "-o", "json", KINDS)
         self._found: list[Document] = json.loads(text)["items"]
 
     def _widen(self) -> None:
@@ -128,32 +137,66 @@ class Cluster:
         ]
         return [*found, Station("world", status["netns"], OUTSIDE)]
 
-    def switch(self, wanted: Sequence[Document]) -> list[Document]:
-        """Replace all policies; return when both nodes enforce them.
+    def switch(self, policies: Sequence[Document], groups: Sequence[Document] = ()) -> None:
+        """Have these policies and groups and no others; return when both nodes enforce them.
 
-        Returns what the API refused, as its messages; those documents are left out.
+        A policy that is there already stays as it is.
         """
-        for old in self.policies:
-            status, answer = self.lab.api("DELETE", f"{_path(old)}/{old['metadata']['name']}")
-            assert status < 300, answer
-        self.policies = []
-        refused: list[Document] = []
-        for document in wanted:
-            status, answer = self.lab.api("POST", _path(document), document)
-            if status == 422:
-                refused.append(answer)
-            else:
-                assert status < 300, answer
-                self.policies.append(document)
+        self._replace(self.groups, groups)
+        self.groups = list(groups)
+        if groups:
+            self._heard_of_groups()
+        self._replace(self.policies, policies)
+        self.policies = list(policies)
         self._enforced()
-        return refused
+
+    def _replace(self, old: Sequence[Document], new: Sequence[Document]) -> None:
+        for one in old:
+            if one not in new:
+                self._ask("DELETE", f"{_path(one)}/{one['metadata']['name']}")
+        for one in new:
+            if one not in old:
+                self._ask("POST", _path(one), one)
+
+    def _ask(self, method: str, path: str, body: Document | None = None) -> Document:
+        status, answer = self.lab.api(method, path, body)
+        assert status < 300, answer
+        return answer
+
+    def _heard_of_groups(self) -> None:
+        """Wait until every node knows a group that was written after all others."""
+        if self._canary == 0:
+            for one in (_canary(0), CANARY):
+                self._ask("POST", _path(one), one)
+        self._canary += 1
+        group = _canary(self._canary)
+        self._ask("PATCH", f"{_path(group)}/{group['metadata']['name']}", group)
+        (wanted,) = group["spec"]["externalCIDRs"]
+        for name, agent in self.agents.items():
+            deadline = time.monotonic() + 30
+            while all(row["cidr"] != wanted for row in agent.get("/v1/ip")):
+                assert time.monotonic() < deadline, f"{name} has not heard of {wanted}"
+                time.sleep(0.02)
+
+    def relabel(self, pod: str, labels: dict[str, str | None]) -> None:
+        """Give namespace/name other labels; return when every node knows its new identity."""
+        namespace, name = pod.split("/")
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+        self._ask("PATCH", path, {"metadata": {"labels": labels}})
+        addresses = self.lab.pod(name, namespace)["addresses"]
+        for node, agent in self.agents.items():
+            deadline = time.monotonic() + 30
+            while any(_labels(agent, address) != labels for address in addresses):
+                assert time.monotonic() < deadline, f"{node} does not know {pod} with {labels}"
+                time.sleep(0.05)
+            agent.wait("/v1/policy/wait", {"revision": 0}, 30)
+        self._read()
 
     def change(self, document: Document) -> None:
         """Put another version in the place of a policy; return when both nodes enforce it."""
         path = f"{_path(document)}/{document['metadata']['name']}"
         heard = {name: agent.get("/v1/policy")["revision"] for name, agent in self.agents.items()}
-        status, answer = self.lab.api("PATCH", path, document)
-        assert status < 300, answer
+        self._ask("PATCH", path, document)
         for name, agent in self.agents.items():
             agent.wait("/v1/policy/wait", {"revision": heard[name] + 1}, 60)
 
@@ -161,8 +204,7 @@ class Cluster:
         """Wait until every node has these policies, no others, and has done what they say."""
         names = {
             (one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"])
-            for one in self.policies
-            if one["kind"] != "CiliumCIDRGroup"
+            for one in self._standing()
         }
         for name, agent in self.agents.items():
             deadline = time.monotonic() + 30
@@ -176,9 +218,12 @@ class Cluster:
             for one in agent.get("/v1/policy")["policies"]:
                 assert one["status"] != "not applied", one
 
+    def _standing(self) -> list[Document]:
+        return [*self.policies, *([CANARY] if self._canary else [])]
+
     def engine(self) -> Engine:
         """The first judge, over what is written and what there is."""
-        world = from_documents([*self._found, *self.policies])
+        world = from_documents([*self._found, *self._standing(), *self.groups])
         assert not world.errors, world.errors
         match = self.config.get("policy-cidr-match-mode", "").split()
         mode = self.config.get("enable-policy", "default")
@@ -190,6 +235,34 @@ class Cluster:
             name: list(agent.lines("/v1/monitor", {"last": EVENTS}))
             for name, agent in self.agents.items()
         }
+
+
+CANARY = {
+    "apiVersion": "cilium.io/v2",
+    "kind": "CiliumClusterwideNetworkPolicy",
+    "metadata": {"name": "canary"},
+    "spec": {
+        "endpointSelector": {},
+        "ingress": [{"fromCIDRSet": [{"cidrGroupRef": "canary"}]}],
+        "enableDefaultDeny": {"ingress": False, "egress": False},
+    },
+}
+"""Has a prefix known that shows which version of a group a node has; allows nobody that is here."""
+
+
+def _canary(number: int) -> Document:
+    prefix = f"198.18.{number >> 8}.{number & 255}/32"
+    return {"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup",
+            "metadata": {"name": "canary"}, "spec": {"externalCIDRs": [prefix]}}  # fmt: skip
+
+
+def _labels(agent: AgentClient, address: str) -> dict[str, str | None]:
+    """The labels app and tier of an address's identity, as a node knows it."""
+    rows = agent.get("/v1/ip")
+    number = next(one["identity"] for one in rows if one["cidr"].partition("/")[0] == address)
+    texts = agent.get(f"/v1/identity/{number}")["labels"]
+    known = dict(text.removeprefix("k8s:").split("=", 1) for text in texts if "=" in text)
+    return {key: known.get(key) for key in LABELS}
 
 
 def _path(document: Document) -> str:
