@@ -15,6 +15,7 @@ for group in "$@"; do
     run)
       need ip iproute2
       need ping iputils-ping
+      need curl curl
       need kubectl kubernetes-client
       ;;
     test)
