@@ -18,6 +18,7 @@ from fimbria.agent.devices import HOST, HOST_PEER, OVERLAY
 from fimbria.agent.endpoints import State
 from fimbria.agent.holdings import Holdings
 from fimbria.kernel import attach, bpffs
+from fimbria.kernel.attach import Side
 from fimbria.kernel.errors import BpfError, is_gone
 from fimbria.kernel.netrows import Link
 from fimbria.kernel.netwatch import Overrun, Watch
@@ -188,6 +189,8 @@ class Guard:
                 if not is_gone(error):
                     raise
                 continue
+            filters = self._node.net.filters(hook.ifindex, ingress=hook.side is Side.INGRESS)
+            found += [f"tc filter {one} after {hook.program} on {hook.device}" for one in filters]
             ids = [number for number, _ in names]
             if ours is None or ours.prog_id not in ids:
                 continue

@@ -13,15 +13,18 @@ import struct
 from typing import Self
 
 from fimbria.kernel import netrows, rtnl
-from fimbria.kernel.errors import NetlinkError, is_gone, is_not_found
+from fimbria.kernel.errors import NetlinkError, is_gone, is_not_found, is_unsupported
 from fimbria.kernel.netns import run_in
 from fimbria.kernel.netrows import Address, Link, Neighbour, Route, Rule
-from fimbria.kernel.rtnl import RtnlSocket, attr, attr_text, attr_u32, nested
+from fimbria.kernel.rtnl import RtnlSocket, attr, attr_text, attr_u32, attrs, nested, text
 
 __all__ = ["Address", "Link", "Neighbour", "Net", "Route", "Rule"]
 
 (_ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _LINKINFO, _ALIAS, _NETNS_FD, _EXT_MASK) = (
     1, 3, 4, 5, 10, 18, 20, 28, 29)  # fmt: skip
+_GET_FILTER = 46  # RTM_GETTFILTER
+_TC_KIND, _TC_OPTIONS, _TC_BPF_NAME = 1, 2, 7
+_CLSACT_INGRESS, _CLSACT_EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 _SKIP_STATS = attr_u32(_EXT_MASK, 8)
 _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_EXTERNAL = 7, 15, 25
@@ -151,6 +154,26 @@ class Net:
         name = b"" if isinstance(which, int) else attr_text(_IFNAME, which)
         payload = netrows.link_payload(which if isinstance(which, int) else 0, 0, 0, name)
         return self._remove(rtnl.RTM_DELLINK, payload, f"delete link {which}")
+
+    def filters(self, ifindex: int, *, ingress: bool) -> list[str]:
+        """Names of the tc filters (clsact) on one side of a device: a program's, else the kind."""
+        parent = _CLSACT_INGRESS if ingress else _CLSACT_EGRESS
+        payload = struct.pack("=BxxxiIII", 0, ifindex, 0, parent, 0)
+        names: list[str] = []
+        try:
+            dumped = self._rtnl.dump(_GET_FILTER, payload, f"list filters of {ifindex}")
+        except NetlinkError as error:
+            if is_unsupported(error) or is_gone(error):
+                return names
+            raise
+        for message in dumped:
+            found = attrs(message.payload, len(payload))
+            options = attrs(found.get(_TC_OPTIONS, b""))
+            if not options:
+                continue  # a filter's head: the filters follow
+            name = options.get(_TC_BPF_NAME) if found.get(_TC_KIND) == b"bpf\0" else None
+            names.append(text(name or found.get(_TC_KIND, b"?")))
+        return names
 
     # -- addresses
 

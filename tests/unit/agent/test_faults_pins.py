@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -138,6 +139,7 @@ def test_programs_of_others_run_beside_ours(world: Faults) -> None:
     text = world.line("Node")["text"]
     assert f"foreign_a before from_container on {device}" in text
     assert f"foreign_b after from_container on {device}" in text
+    assert re.search(rf"tc filter foreign_a\S* after from_container on {device}", text), text
     assert world.line("Node")["state"] == "ok"
 
 
