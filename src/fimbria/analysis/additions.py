@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fimbria.analysis import additions_text as text
 from fimbria.analysis.additions_check import Scope, turned
 from fimbria.analysis.additions_cut import undenied, without_object
-from fimbria.analysis.additions_edit import Asked, Edit, NoAddition, at, cluster, edited
+from fimbria.analysis.additions_edit import Asked, Edit, NoAddition, at, edited, parsed
 from fimbria.analysis.additions_text import Document, Unnameable
 from fimbria.analysis.flows import Flow, packet
 from fimbria.analysis.results import Because, Outcome
@@ -24,7 +24,6 @@ from fimbria.datapath.abi import Direction
 from fimbria.model.kinds import NETWORK_POLICY
 from fimbria.model.labels import LabelSet
 from fimbria.model.policy import PolicyKey, Tier
-from fimbria.model.policy_parse import parse_policy
 from fimbria.model.semantics import Mode
 
 if TYPE_CHECKING:
@@ -152,7 +151,8 @@ def _own_spec(world: World, asked: Asked, policy: Policy) -> Spec | None:
 def _new(world: World, asked: Asked, *, deny: bool) -> Edit:
     """Return a policy of its own for one peer and port."""
     pod = asked.own.pod
-    assert pod is not None
+    if pod is None:
+        raise Unnameable(f"{asked.own.name} is no pod")
     direction = asked.direction
     rule = text.cilium_rule(
         world, asked.other, direction, pod.namespace, asked.protocol, asked.port
@@ -181,7 +181,7 @@ def _edit(
     direction: Direction,
 ) -> Edit:
     """Return an edit whose scope is the rule that its document has at `path`."""
-    policy = parse_policy(document, cluster=cluster(world))
+    policy = parsed(world, document)
     if policy.refusal is not None:
         raise Unnameable(": ".join(policy.refusal))
     spec, rule = next((s, r) for s in policy.specs for r in s.rules if r.path == path)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fimbria.analysis.results import Half
     from fimbria.analysis.world import World
     from fimbria.datapath.abi import Direction
-    from fimbria.model.policy import PolicyKey
+    from fimbria.model.policy import Policy, PolicyKey
 
 STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 """A step of a field's path: a name, or an index."""
@@ -46,7 +46,7 @@ class Edit:
         manifests.pop(self.policy, None)
         policies.pop(self.policy, None)
         if self.document is not None:
-            policies[self.policy] = parse_policy(self.document, cluster=cluster(world))
+            policies[self.policy] = parsed(world, self.document)
         return replace(world, policies=policies, manifests=manifests)
 
 
@@ -65,6 +65,11 @@ class Asked(NamedTuple):
     half: Half
 
 
+def parsed(world: World, document: Document) -> Policy:
+    """Return an object as a world's other policies were read."""
+    return parse_policy(document, cluster=cluster(world), node_labels=world.node_labels)
+
+
 def cluster(world: World) -> str:
     """Return the name of a world's cluster, from the labels of its pods."""
     start = f"k8s:{CLUSTER}="
@@ -77,7 +82,8 @@ def edited(engine: Engine, edits: Iterable[Edit]) -> Engine:
     world = engine.world
     for edit in edits:
         world = edit.applied(world)
-    return Engine(world, engine.mode, engine.state.config.cidr_match)
+    match, firewall = engine.state.config.cidr_match, engine.host_firewall
+    return Engine(world, engine.mode, match, host_firewall=firewall)
 
 
 def at(document: Document, path: str) -> Any:

@@ -21,6 +21,7 @@ from fimbria.cli.policy_lint import lint
 from fimbria.cli.policy_matrix import matrix
 from fimbria.cli.policy_prove import proof
 from fimbria.cli.policy_test import test
+from fimbria.cli.policy_whatif import whatif
 from fimbria.cli.target import Target, agent_command, format_option
 from fimbria.cli.worldoptions import node_labels_option
 
@@ -41,6 +42,7 @@ for _command in (
     evaluate,
     explain,
     matrix,
+    whatif,
     test,
     difference,
     proof,

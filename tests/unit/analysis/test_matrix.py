@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ def test_blocks_stand_together() -> None:
     found = matrix(world())
     assert [name for name, _, _ in found.namespaces] == ["blue", "red", ""]
     kinds = [end.name[4] for end in found.ends if end.name.startswith("red/")]
-    assert sum(one != other for one, other in zip(kinds, kinds[1:], strict=False)) == 1
+    assert sum(one != other for one, other in pairwise(kinds)) == 1
 
 
 def test_reasons_name_the_rule() -> None:
