@@ -1,8 +1,6 @@
 """A policy that changes while packets flow: each packet is judged by one version, never by a half.
 
-Of two versions one allows one port only, the other another one only, each by several rules. So what
-became of packets to both ports tells which version judged each of them, in the order in which they
-were sent.
+None is judged by a version that is no longer in force, and the kernels' counters agree.
 """
 
 from __future__ import annotations
@@ -10,20 +8,21 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from bisect import bisect_right
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from fimbria.datapath.abi import Runtime
+from fimbria.datapath.abi import CtEntry, CtKey
 from fimbria.kernel import netns
 from fimbria.kernel.maps import BpfMap
-from tests.lab.truth.packets import UDP, Probe
+from tests.lab.hostlab import until
+from tests.lab.truth.sequences import OWN, Load
 from tests.lab.truth.stations import Stations
+from tests.lab.truth.versions import PORTS, Kind, cilium, closed, outgoing, prefixes, tiered
 from tests.lab.truth.world import Cluster
 
 if TYPE_CHECKING:
@@ -31,16 +30,10 @@ if TYPE_CHECKING:
 
     from fimbria.lab.client import Lab
 
+SERVERS = {"near": "node1", "far": "node2"}
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
-Document = dict[str, Any]
 CHANGES = 30
-PORTS = (7001, 7002)
-"""The ports that the first and the second version allow."""
-OWN = {7001: 8001, 7002: 8002}
-"""Where flows to these ports that last are sent from."""
-FIRST_OWN, LAST_OWN = 10000, 64000
-"""Where the others are sent from, each port once."""
 PODS = "\n---\n".join(
     f"{{kind: Pod, apiVersion: v1, metadata: {{name: {name}, labels: {{app: {app}}}}}, "
     f"spec: {{nodeName: {node}, containers: [{{name: main, image: fimbria/sleep}}]}}}}"
@@ -48,206 +41,25 @@ PODS = "\n---\n".join(
         ("client", "client", "node1"), ("near", "server", "node1"), ("far", "server", "node2"),
     )
 )  # fmt: skip
-
-
-def port(number: int, last: int = 0) -> Document:
-    return {"port": str(number), "protocol": "UDP", **({"endPort": last} if last else {})}
-
-
-def cilium(version: int) -> Document:
-    """Allows in a range, denies in the middle of it, and lets another spec allow the rest."""
-    good, bad = PORTS[version], PORTS[1 - version]
-    who = {"fromEndpoints": [{"matchLabels": {"app": "client"}}]}
-    servers = {"endpointSelector": {"matchLabels": {"app": "server"}}}
-    filler = [{"ports": [port(n) for n in range(20000 + 999 * version, 20040 + 999 * version)]}]
-    return {
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumNetworkPolicy",
-        "metadata": {"name": "switched", "namespace": "default"},
-        "specs": [
-            {**servers, "ingress": [{**who, "toPorts": [{"ports": [port(7000, 7009)]}]},
-                                    {**who, "toPorts": filler}]},
-            {**servers, "ingressDeny": [{**who, "toPorts": [{"ports": [port(bad)]}]}]},
-            {**servers, "ingress": [{"fromEntities": ["cluster"],
-                                     "toPorts": [{"ports": [port(good)]}]}]},
-        ],
-    }  # fmt: skip
-
-
-def tiered(version: int) -> Document:
-    """An admin policy: one port is accepted, one passed on to the ordinary policies."""
-    good, bad = PORTS[version], PORTS[1 - version]
-    peers = {"from": [{"pods": {"podSelector": {"matchLabels": {"app": "client"}}}}]}
-
-    def rule(number: int, action: str) -> Document:
-        where = [{"udp": {"destinationPort": {"number": number}}}]
-        return {"action": action, **peers, "protocols": where}
-
-    subject = {"pods": {"podSelector": {"matchLabels": {"app": "server"}}}}
-    return {
-        "apiVersion": "policy.networking.k8s.io/v1alpha2",
-        "kind": "ClusterNetworkPolicy",
-        "metadata": {"name": "switched"},
-        "spec": {"tier": "Admin", "priority": 3, "subject": subject, "ingress": [
-            rule(bad, "Pass"), rule(good, "Accept"), rule(bad, "Accept"),
-        ]},
-    }  # fmt: skip
-
-
-def closed() -> Document:
-    servers = {"endpointSelector": {"matchLabels": {"app": "server"}}}
-    return {**cilium(0), "metadata": {"name": "closed", "namespace": "default"},
-            "specs": [{**servers, "ingress": [{}]}]}  # fmt: skip
-
-
-def prefixes(version: int) -> Document:
-    """By CIDR: prefixes with and without exceptions become other ones, around the same address."""
-    wide = [{"cidr": "192.0.2.0/24", "except": ["192.0.2.128/25"]}, {"cidr": "2001:db8::/32"}]
-    narrow = [{"cidr": "192.0.2.1/32"}, {"cidr": "2001:db8:1::/48"}]
-    to = [{"ports": [port(PORTS[version])]}]
-    rules = [{"fromCIDRSet": [narrow, wide][version], "toPorts": to}]
-    servers = {"endpointSelector": {"matchLabels": {"app": "server"}}}
-    return {**cilium(0), "specs": [{**servers, "ingress": rules}]}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Two versions of an object, what there is beside it, and where packets come from."""
-
-    version: Callable[[int], Document]
-    others: tuple[Document, ...] = ()
-    outside: tuple[str, ...] = ()
-
-
 KINDS = {
     "cilium": Kind(cilium),
+    "outgoing": Kind(outgoing, at="node1"),
     "tiers": Kind(tiered, (closed(),)),
     "prefixes": Kind(prefixes, outside=("192.0.2.1", "2001:db8:1::7")),
 }
-
-
-@dataclass
-class Sent:
-    """A packet of a sequence: `before` is the node's revision read just before it was sent."""
-
-    number: int
-    version: int
-    before: int
-
-
-@dataclass
-class Sequence:
-    """Packets to one server that are judged there, in the order in which they were sent."""
-
-    name: str
-    source: str
-    destination: str
-    node: str
-    fresh: bool
-    back: bool = False
-    sent: list[Sent] = field(default_factory=list[Sent])
-
-    def probe(self, number: int, version: int, own: int) -> Probe:
-        """The next packet to the port of a version; `own` is a port that was never used."""
-        to = PORTS[version]
-        if self.back:
-            return Probe(number, self.source, self.destination, UDP, OWN[to], to, silent=True)
-        ours = own if self.fresh else OWN[to]
-        return Probe(number, self.source, self.destination, UDP, to, ours, silent=True)
-
-    def check(self, arrived: set[int], known: list[int]) -> None:
-        """Compare what became of the packets with when the versions came into force.
-
-        `known[n]` is the node's revision after change n was in force. A new connection is judged by
-        what is in force at that moment, so all of them together change once with every change. A
-        lasting one may go on until the revision is another one, hence the two ports each by itself.
-        """
-        judged = [s.version if s.number in arrived else 1 - s.version for s in self.sent]
-        parts = [range(len(judged))] if self.fresh else [range(0, len(judged), 2),
-                                                         range(1, len(judged), 2)]  # fmt: skip
-        for part in parts:
-            index = 0
-            for at in part:
-                index += judged[at] != index % 2
-                lowest = bisect_right(known, self.sent[at].before) - 1
-                assert lowest <= index <= lowest + 1, f"{self.name} {self.destination}, packet {at}"
-            assert index == CHANGES, f"{self.name} {self.destination}"
-
-
-class Load:
-    """All sequences, sent in turns until told to stop."""
-
-    def __init__(self, cluster: Cluster, stations: Stations, outside: tuple[str, ...]) -> None:
-        self.cluster, self.stations = cluster, stations
-        self.numbers = 0
-        self.revisions = {
-            node["name"]: BpfMap.open(Path(node["bpffs"]) / "tc/globals/cilium_runtime_config")
-            for node in cluster.nodes
-        }
-        self.sequences: list[Sequence] = []
-        client = outside or cluster.lab.pod("client")["addresses"]
-        for pod, node in (("near", "node1"), ("far", "node2")):
-            for ours, theirs in zip(client, cluster.lab.pod(pod)["addresses"], strict=True):
-                self.sequences += [
-                    Sequence(f"new {pod}", ours, theirs, node, fresh=True),
-                    Sequence(f"lasting {pod}", ours, theirs, node, fresh=False),
-                    Sequence(f"back {pod}", theirs, ours, node, fresh=False, back=True),
-                ]
-
-    def revision(self, node: str) -> int:
-        value = self.revisions[node].get(bytes(4))
-        assert value is not None
-        return Runtime.unpack(value).revision
-
-    def next(self) -> int:
-        self.numbers += 1
-        return self.numbers
-
-    def establish(self, version: int) -> None:
-        """Open the lasting flows to a version's port, with an answer."""
-        to = PORTS[version]
-        probes = [
-            Probe(self.next(), one.source, one.destination, UDP, to, OWN[to])
-            for one in self.sequences
-            if not one.fresh and not one.back
-        ]
-        wanted = {probe.number for probe in probes}
-        self.stations.run(probes, wanted)
-        assert wanted <= self.stations.seen.answered
-
-    def send(self, over: threading.Event) -> None:
-        """Send a packet of every sequence to both ports, again and again."""
-        for own in range(FIRST_OWN, LAST_OWN):
-            if over.is_set():
-                break
-            for one in self.sequences:
-                for version in (0, 1):
-                    sent = Sent(self.next(), version, self.revision(one.node))
-                    one.sent.append(sent)
-                    self.stations.send(one.probe(sent.number, version, own))
-            self.stations.take(0)
-        else:
-            raise AssertionError("no ports left")
-        while self.stations.take(0.25):
-            pass
-
-    def close(self) -> None:
-        for one in self.revisions.values():
-            one.close()
 
 
 @contextmanager
 def sinks(cluster: Cluster) -> Iterator[None]:
     """Sockets that take what is sent, so that no kernel answers that nobody listens."""
     lab = cluster.lab
-    places = [(lab.pod(pod)["netns"], PORTS) for pod in ("near", "far")]
-    places += [(path, OWN.values()) for path in (lab.pod("client")["netns"], lab.status()["netns"])]
     with ExitStack() as stack:
-        for path, ports in places:
-            space = netns.open_netns(Path(path))
-            for number in ports:
-                stack.enter_context(netns.run_in(space, partial(sink, number)))
-            os.close(space)
+        for pod in SERVERS:
+            for number in PORTS:
+                stack.enter_context(inside(lab, pod, partial(sink, number)))
+        for number in OWN.values():
+            stack.enter_context(inside(lab, "client", partial(sink, number)))
+            stack.enter_context(inside(lab, "", partial(sink, number)))
         yield
 
 
@@ -278,7 +90,7 @@ def test_every_packet_is_judged_by_one_version(make_lab: Callable[..., Lab], kin
     cluster = Cluster(make_lab(PODS, ipv6=True), {})
     with closing(Stations(cluster.stations())) as stations, sinks(cluster):
         cluster.switch([*made.others, made.version(1)])
-        load = Load(cluster, stations, made.outside)
+        load = Load(cluster, stations, made)
         load.establish(1)
         cluster.change(made.version(0))
         load.establish(0)
@@ -302,3 +114,87 @@ def test_every_packet_is_judged_by_one_version(make_lab: Callable[..., Lab], kin
             there = [one for one in load.sequences if one.node == node]
             lost = sum(s.number not in stations.seen.arrived for one in there for s in one.sent)
             assert lost == refused(cluster, node) - before[node]
+
+
+def carried(cluster: Cluster, pod: str) -> int:
+    """Packets of a server's connections that its own node has let through, either way."""
+    lab = cluster.lab
+    own = {mapped(address) for address in lab.pod(pod)["addresses"]}
+    path = Path(lab.node(SERVERS[pod])["bpffs"]) / "tc/globals/cilium_ct"
+    with BpfMap.open(path) as table:
+        found = [
+            CtEntry.unpack(value)
+            for key, value in table.items().items()
+            if own & {CtKey.unpack(key).a, CtKey.unpack(key).b}
+        ]
+    assert found, "established connections are in this map"
+    return sum(way.packets for entry in found for way in entry.dir)
+
+
+def mapped(address: str) -> bytes:
+    packed = ip_address(address).packed
+    return packed if len(packed) == 16 else bytes(10) + b"\xff\xff" + packed
+
+
+@contextmanager
+def connections(cluster: Cluster) -> Iterator[dict[str, list[socket.socket]]]:
+    """TCP connections of `client` to every address of the servers; both ends, by server."""
+    lab = cluster.lab
+    ends: dict[str, list[socket.socket]] = {}
+    with ExitStack() as stack:
+        for pod in SERVERS:
+            listen = partial(
+                socket.create_server, ("::", PORTS[0]), family=socket.AF_INET6, dualstack_ipv6=True
+            )
+            listener = stack.enter_context(inside(lab, pod, listen))
+            for address in lab.pod(pod)["addresses"]:
+                connect = partial(socket.create_connection, (address, PORTS[0]), timeout=10)
+                mine = stack.enter_context(inside(lab, "client", connect))
+                theirs = stack.enter_context(listener.accept()[0])
+                ends[pod] = [*ends.get(pod, []), mine, theirs]
+        yield ends
+
+
+def inside(lab: Lab, pod: str, make: Callable[[], socket.socket]) -> socket.socket:
+    """A socket made in a pod's network namespace, or with "" in the world's."""
+    space = netns.open_netns(Path((lab.pod(pod) if pod else lab.status())["netns"]))
+    try:
+        return netns.run_in(space, make)
+    finally:
+        os.close(space)
+
+
+def test_a_connection_stops_and_goes_on(make_lab: Callable[..., Lab]) -> None:
+    """Without permission no segment of a connection passes in either direction.
+
+    With it again, what was held back arrives.
+    """
+    cluster = Cluster(make_lab(PODS, ipv6=True), {})
+    cluster.switch([cilium(0)])
+    with connections(cluster) as ends:
+        every = [end for some in ends.values() for end in some]
+        for word in (b"one", b"two"):
+            for end in every:
+                end.sendall(word)
+            for end in every:
+                end.settimeout(10)
+                assert end.recv(16) == word
+        cluster.change(cilium(1))
+        passed = {pod: carried(cluster, pod) for pod in SERVERS}
+        before = {node: refused(cluster, node) for node in SERVERS.values()}
+        for end in every:
+            end.sendall(b"held")
+        for pod, node in SERVERS.items():
+            tries = 3 * len(ends[pod])
+            until(
+                lambda node=node, tries=tries: refused(cluster, node) >= before[node] + tries, node
+            )
+        assert {pod: carried(cluster, pod) for pod in SERVERS} == passed
+        for end in every:
+            end.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                end.recv(16)
+        cluster.change(cilium(0))
+        for end in every:
+            end.settimeout(30)
+            assert end.recv(16) == b"held"
