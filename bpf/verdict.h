@@ -203,12 +203,16 @@ static __always_inline void ask_about_packet(struct flow *f)
 }
 
 /* The entry's connection is what is judged, for a packet that travels against it. */
-static __always_inline void ask_about_entry(struct flow *f, const struct ct_entry *e)
+__global int ask_about_entry(struct flow *f, const struct ct_entry *e)
 {
-	__u8 opener = e->orig & 1;
-	const struct addr *from = opener ? &f->key.b : &f->key.a;
-	const struct addr *to = opener ? &f->key.a : &f->key.b;
+	const struct addr *from, *to;
+	__u8 opener;
 
+	if (!f || !e)
+		return -DROP_INVALID;
+	opener = e->orig & 1;
+	from = opener ? &f->key.b : &f->key.a;
+	to = opener ? &f->key.a : &f->key.b;
 	f->q.opener_lxc = e->src_lxc;
 	f->q.receiver_lxc = e->dst_lxc;
 	f->q.opener_id = identity_of_vni(e->dir[opener].identity, from, f->t.family);
@@ -218,7 +222,7 @@ static __always_inline void ask_about_entry(struct flow *f, const struct ct_entr
 	ask_about_ends(f, from, to);
 	if (f->tracking == TRACK_RELATED) {
 		f->q.receiver_id = identity_of_vni(e->dir[!opener].identity, to, f->t.family);
-		return;
+		return 0;
 	}
 	/* of a reply both ends were looked up just now */
 	f->q.opener_lxc = f->r.dst_lxc;
@@ -226,6 +230,7 @@ static __always_inline void ask_about_entry(struct flow *f, const struct ct_entr
 	f->q.receiver_id = f->r.src_id;
 	if (f->r.dst_lxc)
 		f->q.opener_id = f->r.dst_id;
+	return 0;
 }
 
 static __always_inline void report_entry(struct flow *f, const struct ct_entry *e)
@@ -250,13 +255,17 @@ static __always_inline int remember(struct flow *f, __u64 mode)
 }
 
 /* A packet that opens: judged, routed, and remembered with one insert. */
-static __always_inline int open_connection(struct __sk_buff *skb, struct flow *f, __u32 now,
-					   __u64 mode)
+__global int open_connection(struct __sk_buff *skb, struct flow *f, __u32 mode)
 {
-	struct ct_entry *e = &f->entry;
-	__u8 d = f->d & 1;
+	__u32 now = now_jiffies();
+	struct ct_entry *e;
+	__u8 d;
 	int ret;
 
+	if (!f)
+		return -DROP_INVALID;
+	e = &f->entry;
+	d = f->d & 1;
 	ask_about_packet(f);
 	f->q.fresh = 1;
 	ret = judge(skb, f);
@@ -291,33 +300,32 @@ static __always_inline int establish(struct flow *f)
 	return 0;
 }
 
-/* A packet of a connection that there is. */
-static __always_inline int continue_connection(struct __sk_buff *skb, struct flow *f,
-					       struct ct_entry *e, __u32 now)
+/* Is the packet's direction cached, for packets that come as this one does? */
+static __always_inline bool is_cached(const struct __sk_buff *skb, const struct flow *f,
+				      const struct ct_dir *dir)
+{
+	return dir->revision == f->revision && dir->ifindex == skb->ifindex &&
+	       dir->identity == f->carried &&
+	       (f->hook != HOOK_OVERLAY || dir->nexthop == f->carrier);
+}
+
+/* Judges a packet of a connection that there is, and caches its direction anew. */
+static __always_inline int renew_direction(struct __sk_buff *skb, struct flow *f,
+					   struct ct_entry *e)
 {
 	__u8 d = f->d & 1, opener = e->orig & 1;
-	struct ct_dir *dir = &e->dir[d];
-	int ret = 0;
+	bool current = e->dir[opener].revision == f->revision;
+	int ret;
 
-	f->r.ct_state = d == opener ? CT_ESTABLISHED : CT_REPLY;
-	if (dir->revision == f->revision && dir->ifindex == skb->ifindex &&
-	    dir->identity == f->carried &&
-	    (f->hook != HOOK_OVERLAY || dir->nexthop == f->carrier)) {
-		ct_recall(f, dir);
-		report_entry(f, e);
-		ct_touch(skb, f, e, now);
-		return 0;
-	}
 	if (d == opener) {
 		ask_about_packet(f);
 		if (is_icmp(f->key.protocol))
 			f->q.dport = policy_port(f, opener);
 		f->q.fresh = 0;
-		ret = judge(skb, f);
-	} else if (e->dir[opener].revision != f->revision) {
+	} else if (!current) {
 		ask_about_entry(f, e);
-		ret = judge(skb, f);
 	}
+	ret = d == opener || !current ? judge(skb, f) : 0;
 	if (ret < 0)
 		return ret;
 	ret = find_route(skb, f);
@@ -330,27 +338,28 @@ static __always_inline int continue_connection(struct __sk_buff *skb, struct flo
 		e->rule_ingress = f->q.rule_ingress;
 		e->dir[!d].identity = e->dir[!d].revision ? e->dir[!d].identity : f->r.dst_id;
 	}
-	ct_store(dir, f, skb->ifindex);
-	report_entry(f, e);
-	ct_touch(skb, f, e, now);
+	ct_store(&e->dir[d], f, skb->ifindex);
 	return 0;
 }
 
-/* An ICMP error passes if the connection it speaks of does. */
-static __always_inline int related(struct __sk_buff *skb, struct flow *f, struct ct_entry *e)
+/* A packet of a connection that there is. */
+__global int continue_connection(struct __sk_buff *skb, struct flow *f, struct ct_entry *e)
 {
 	int ret;
 
-	f->r.ct_state = CT_RELATED;
-	if (e->dir[e->orig & 1].revision != f->revision) {
-		ask_about_entry(f, e);
-		ret = judge(skb, f);
+	if (!f || !e)
+		return -DROP_INVALID;
+	f->r.ct_state = (f->d & 1) == (e->orig & 1) ? CT_ESTABLISHED : CT_REPLY;
+	if (is_cached(skb, f, &e->dir[f->d & 1])) {
+		ct_recall(f, &e->dir[f->d & 1]);
+	} else {
+		ret = renew_direction(skb, f, e);
 		if (ret < 0)
 			return ret;
 	}
 	report_entry(f, e);
-	f->r.due = 1;
-	return find_route(skb, f);
+	ct_touch(skb, f, e, now_jiffies());
+	return 0;
 }
 
 /* The established connection that the packet belongs to. */
@@ -398,7 +407,7 @@ static __always_inline int track(struct __sk_buff *skb, struct flow *f, __u32 no
 		e = begins ? find_established(f, now) : find_half_open(f, now);
 	}
 	if (!e) {
-		ret = open_connection(skb, f, now, BPF_ANY);
+		ret = open_connection(skb, f, BPF_ANY);
 		if (!ret && f->r.ct_state == CT_REOPENED)
 			end_older(f);
 		return ret;
@@ -408,7 +417,7 @@ static __always_inline int track(struct __sk_buff *skb, struct flow *f, __u32 no
 		f->entry = *e;
 		e = &f->entry;
 	}
-	ret = continue_connection(skb, f, e, now);
+	ret = continue_connection(skb, f, e);
 	if (ret < 0)
 		return ret;
 	if (half_open && f->t.tcp_flags & TCP_SYN && (f->d & 1) != (e->orig & 1))
@@ -416,25 +425,34 @@ static __always_inline int track(struct __sk_buff *skb, struct flow *f, __u32 no
 	return moves ? establish(f) : 0;
 }
 
-/* An ICMP error, or ICMP that is no flow. */
+/* An ICMP error, which passes if the connection it speaks of does; or ICMP that is no flow. */
 __global int decide_icmp(struct __sk_buff *skb, struct flow *f)
 {
-	struct ct_entry *e;
+	struct ct_entry *e = NULL;
+	bool ask = true;
 	int ret;
 
 	if (!f)
 		return -DROP_INVALID;
-	if (f->tracking == TRACK_RELATED) {
+	if (f->tracking == TRACK_RELATED)
 		e = find_related(f, now_jiffies());
-		if (e)
-			return related(skb, f, e);
+	if (e) {
+		f->r.ct_state = CT_RELATED;
+		ask = e->dir[e->orig & 1].revision != f->revision;
+		if (ask)
+			ask_about_entry(f, e);
+	} else {
+		f->r.ct_state = CT_NEW;
+		ask_about_packet(f);
+		f->q.fresh = 1;
 	}
-	ask_about_packet(f);
-	f->q.fresh = 1;
+	ret = ask ? judge(skb, f) : 0;
+	if (ret < 0)
+		return ret;
+	if (e)
+		report_entry(f, e);
 	f->r.due = 1;
-	f->r.ct_state = CT_NEW;
-	ret = judge(skb, f);
-	return ret < 0 ? ret : find_route(skb, f);
+	return find_route(skb, f);
 }
 
 /* A packet of a flow for which the tables have to be asked. */
@@ -465,7 +483,7 @@ static __always_inline int decide(struct __sk_buff *skb, struct flow *f)
 		return decide_flow(skb, f);
 	f->r.ct_state = CT_NEW;
 	/* an entry that another CPU makes meanwhile is overwritten with the same verdict */
-	ret = open_connection(skb, f, now_jiffies(), syn ? BPF_NOEXIST : BPF_ANY);
+	ret = open_connection(skb, f, syn ? BPF_NOEXIST : BPF_ANY);
 	return ret == CONNECTION_EXISTS ? decide_flow(skb, f) : ret;
 }
 
