@@ -22,7 +22,18 @@ from fimbria.kernel.maps import BpfMap
 from tests.lab.hostlab import until
 from tests.lab.truth.sequences import OWN, Load
 from tests.lab.truth.stations import Stations
-from tests.lab.truth.versions import PORTS, Kind, cilium, closed, outgoing, prefixes, tiered
+from tests.lab.truth.versions import (
+    OUTSIDE,
+    PORTS,
+    Kind,
+    by_group,
+    cilium,
+    closed,
+    group,
+    outgoing,
+    prefixes,
+    tiered,
+)
 from tests.lab.truth.world import Cluster
 
 if TYPE_CHECKING:
@@ -45,7 +56,8 @@ KINDS = {
     "cilium": Kind(cilium),
     "outgoing": Kind(outgoing, at="node1"),
     "tiers": Kind(tiered, (closed(),)),
-    "prefixes": Kind(prefixes, outside=("192.0.2.1", "2001:db8:1::7")),
+    "prefixes": Kind(prefixes, outside=OUTSIDE),
+    "group": Kind(group, (by_group(),), OUTSIDE),
 }
 
 
@@ -89,7 +101,9 @@ def test_every_packet_is_judged_by_one_version(make_lab: Callable[..., Lab], kin
     made = KINDS[kind]
     cluster = Cluster(make_lab(PODS, ipv6=True), {})
     with closing(Stations(cluster.stations())) as stations, sinks(cluster):
-        cluster.switch([*made.others, made.version(1)])
+        objects = [*made.others, made.version(1)]
+        groups = [one for one in objects if one["kind"] == "CiliumCIDRGroup"]
+        cluster.switch([one for one in objects if one not in groups], groups)
         load = Load(cluster, stations, made)
         load.establish(1)
         cluster.change(made.version(0))

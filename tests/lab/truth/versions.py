@@ -89,6 +89,31 @@ def prefixes(version: int) -> Document:
     return {**cilium(0), "specs": [{**servers, "ingress": rules}]}
 
 
+OUTSIDE = ("192.0.2.1", "2001:db8:1::7")
+
+
+def by_group() -> Document:
+    """What is in the group may reach the first port only, what is not the second only."""
+    group = [{"cidrGroupRef": "switched"}]
+    first, second = ([{"ports": [port(number)]}] for number in PORTS)
+    servers = {"endpointSelector": {"matchLabels": {"app": "server"}}}
+    rules = {
+        "ingress": [{"fromCIDRSet": group, "toPorts": first},
+                    {"fromEntities": ["world"], "toPorts": second}],
+        "ingressDeny": [{"fromCIDRSet": group, "toPorts": second}],
+    }  # fmt: skip
+    return {**cilium(0), "metadata": {"name": "by-group", "namespace": "default"},
+            "specs": [{**servers, **rules}]}  # fmt: skip
+
+
+def group(version: int) -> Document:
+    """The group with the addresses outside, and without them."""
+    inside = ["198.18.0.0/24", "192.0.2.1/32", "2001:db8:1::/64"]
+    prefixes = [inside, ["198.18.0.0/16", "198.18.1.0/24"]][version]
+    return {"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup",
+            "metadata": {"name": "switched"}, "spec": {"externalCIDRs": prefixes}}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Kind:
     """Two versions of an object, and what there is beside it.

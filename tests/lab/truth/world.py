@@ -169,14 +169,7 @@ class Cluster:
             for one in (_canary(0), CANARY):
                 self._ask("POST", _path(one), one)
         self._canary += 1
-        group = _canary(self._canary)
-        self._ask("PATCH", f"{_path(group)}/{group['metadata']['name']}", group)
-        (wanted,) = group["spec"]["externalCIDRs"]
-        for name, agent in self.agents.items():
-            deadline = time.monotonic() + 30
-            while all(row["cidr"] != wanted for row in agent.get("/v1/ip")):
-                assert time.monotonic() < deadline, f"{name} has not heard of {wanted}"
-                time.sleep(0.02)
+        self.change(_canary(self._canary))
 
     def relabel(self, pod: str, labels: dict[str, str | None]) -> None:
         """Give namespace/name other labels; return when every node knows its new identity."""
@@ -193,12 +186,26 @@ class Cluster:
         self._read()
 
     def change(self, document: Document) -> None:
-        """Put another version in the place of a policy; return when both nodes enforce it."""
+        """Put another version in the place of a policy or group; return when it is in force.
+
+        A group's versions must not have all prefixes in common.
+        """
         path = f"{_path(document)}/{document['metadata']['name']}"
         heard = {name: agent.get("/v1/policy")["revision"] for name, agent in self.agents.items()}
         self._ask("PATCH", path, document)
+        if document["kind"] == "CiliumCIDRGroup":
+            self._knows(set(document["spec"]["externalCIDRs"]))
+            heard = dict.fromkeys(heard, -1)
         for name, agent in self.agents.items():
             agent.wait("/v1/policy/wait", {"revision": heard[name] + 1}, 60)
+
+    def _knows(self, prefixes: set[str]) -> None:
+        """Wait until every node knows prefixes that rules name."""
+        for name, agent in self.agents.items():
+            deadline = time.monotonic() + 30
+            while not prefixes <= {row["cidr"] for row in agent.get("/v1/ip")}:
+                assert time.monotonic() < deadline, f"{name} does not know {prefixes}"
+                time.sleep(0.02)
 
     def _enforced(self) -> None:
         """Wait until every node has these policies, no others, and has done what they say."""
