@@ -123,12 +123,6 @@ class World:
         """Return the same world with these policies instead of its own, of unknown origin."""
         return replace(self, policies={policy.key: policy for policy in policies}, manifests={})
 
-    def with_policies_of(self, other: World) -> World:
-        """Return the same world with another's policies, and the places where they were written."""
-        return replace(
-            self, policies=other.policies, manifests=other.manifests, warnings=other.warnings
-        )
-
     @cached_property
     def units(self) -> dict[UnitKey, int]:
         """Endpoint ids, from 1, by what pods have in common: those of `state().local`."""

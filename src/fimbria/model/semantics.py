@@ -71,15 +71,6 @@ class Reason(StrEnum):
     REFUSED = "a policy that selects the endpoint could not be enforced"
 
 
-ALLOWING = (
-    Reason.NO_POLICY,
-    Reason.ALLOW_RULE,
-    Reason.REDIRECT,
-    Reason.LOCALHOST,
-    Reason.NO_DEFAULT_DENY,
-)
-
-
 @dataclass(frozen=True, slots=True)
 class End:
     """One end of a packet's way: its identity with labels, and the ports that its pods name.
