@@ -29,6 +29,7 @@ from fimbria.model.semantics import Mode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fimbria.analysis.diff import Change
     from fimbria.analysis.engine import Engine
     from fimbria.analysis.results import Result
     from fimbria.analysis.world import World
@@ -42,12 +43,12 @@ STEPS = 8
 class Addition:
     """Edits that turn a flow's verdict together. `result` is what becomes of the flow then.
 
-    `others` says how many verdicts (pairs of kinds of ends times ports) turn in all.
+    `changes` are all verdicts that turn, the flow's own among them.
     """
 
     edits: tuple[Edit, ...]
     result: Result
-    others: int
+    changes: tuple[Change, ...]
 
 
 def smallest(engine: Engine, flow: Flow) -> Addition:
@@ -66,7 +67,7 @@ def smallest(engine: Engine, flow: Flow) -> Addition:
     found = turned(engine, after, [edit.scope for edit in edits])
     if found.unnamed:
         raise NoAddition(f"every addition would turn more than it names: {found.unnamed[0]}")
-    return Addition(tuple(edits), after.eval(flow), found.size)
+    return Addition(tuple(edits), after.eval(flow), found.changes)
 
 
 def _halves(engine: Engine, flow: Flow, result: Result) -> Iterator[Asked]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fimbria.analysis.additions import Addition, Edit
+    from fimbria.analysis.diff import Change
     from fimbria.analysis.engine import Engine
     from fimbria.analysis.flows import Flow
     from fimbria.analysis.results import Half, Result
@@ -31,7 +32,6 @@ QUOTED = 12
 """Lines of a file that are quoted at most."""
 
 _RULE = re.compile(r"spec(s\[\d+\])?\.\w+\[\d+\]")
-_SUBJECTS = ("endpointSelector", "podSelector", "subject")
 _VERBS = {"create": "create", "add": "add to", "remove": "remove from"}
 
 
@@ -67,17 +67,14 @@ def explain(engine: Engine, flow: Flow) -> Explained:
 
 
 def quote(world: World, half: Half) -> Quote | None:
-    """Return the lines that decided a half; of a default deny, whom the policy selects."""
+    """Return the lines that decided a half; of a default deny, the spec that closes."""
     if half.policy is None or half.rule is None or half.file is None:
         return None
-    manifest = world.manifests[PolicyKey(half.policy.kind, half.policy.namespace, half.policy.name)]
-    path = half.rule
+    key = PolicyKey(half.policy.kind, half.policy.namespace, half.policy.name)
+    manifest, path = world.manifests[key], half.rule
     rule = _RULE.match(path)
     if rule is not None:
         path = rule[0]
-    elif half.reason is Because.DEFAULT_DENY:
-        names = (f"{path}.{name}" for name in _SUBJECTS)
-        path = next((one for one in names if manifest.line(one) != manifest.line(path)), path)
     first, last = manifest.lines(path)
     try:
         text = Path(manifest.file).read_text().splitlines()
@@ -117,16 +114,34 @@ def addition_lines(world: World, addition: Addition) -> Iterator[str]:
             f"    {line}"
             for line in _yaml(edit.text if not edit.path else [edit.text]).splitlines()
         )
-    others = addition.others - 1
-    if others < 0:  # nodes' own policies are not among what is compared
-        yield f"Tried: {addition.result.verdict} then."
-        return
-    what = (
-        f"{others} other{'s turn' if others > 1 else ' turns'} with it"
-        if others
-        else "nothing else turns"
+    verdict, changes = addition.result.verdict, addition.changes
+    if not changes:  # nodes' own policies are not among what is compared
+        yield f"Tried: {verdict} then."
+    elif len(changes) == 1 and _is_one(changes[0]):
+        yield f"Tried: {verdict} then; nothing else turns."
+    else:
+        yield f"Tried: {verdict} then. This is all that turns:"
+        yield from (f"    {change_text(change)}" for change in changes[:QUOTED])
+        if len(changes) > QUOTED:
+            yield f"    ... and {len(changes) - QUOTED} more"
+
+
+def _is_one(change: Change) -> bool:
+    """Return whether it is about one kind of source, one of destination, and one port."""
+    pairs = len(change.sources) * len(change.destinations)
+    return (
+        pairs == len(change.turns) == 1 and change.turns[0].atom.first == change.turns[0].atom.last
     )
-    yield f"Tried: {addition.result.verdict} then; {what}."
+
+
+def change_text(change: Change) -> str:
+    """Return verdicts that turn in one line: `shop/web => shop/db: TCP 80 ALLOWED`."""
+    ends = [
+        str(group[0]) + (f" and {len(group) - 1} more" if len(group) > 1 else "")
+        for group in (change.sources, change.destinations)
+    ]
+    ports = ", ".join(f"{turn.atom} {turn.after}" for turn in change.turns)
+    return f"{ends[0]} => {ends[1]}: {ports}"
 
 
 def _half(world: World, half: Half, quoted: Quote | None) -> Iterator[str]:
@@ -193,6 +208,6 @@ def document(one: Explained) -> dict[str, Any]:
             for edit in one.addition.edits
         ],
         "verdict": str(one.addition.result.verdict),
-        "turned": one.addition.others,
+        "turned": [change_text(change) for change in one.addition.changes],
     }
     return found
