@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fimbria.analysis.results import Half, Result
     from fimbria.analysis.world import World
 
-QUOTED = 12
+QUOTED = 15
 """Lines of a file that are quoted at most."""
 
 _RULE = re.compile(r"spec(s\[\d+\])?\.\w+\[\d+\]")
@@ -78,8 +78,10 @@ def quote(world: World, half: Half) -> Quote | None:
     first, last = manifest.lines(path)
     try:
         text = Path(manifest.file).read_text().splitlines()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None
+    if last > len(text):
+        return None  # it has changed since it was read
     if not path.endswith("]") and f"{path.rpartition('.')[2]}:" not in text[first - 1]:
         first -= 1  # the tree of a mapping in block style begins behind its key
     return Quote(

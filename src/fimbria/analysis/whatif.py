@@ -39,15 +39,15 @@ class Group:
     count: int = 0
 
     @property
-    def because(self) -> Half:
-        """Return the half that decides afterwards."""
-        halves = (self.after.egress, self.after.ingress)
-        return next((one for one in halves if one.verdict is self.after.verdict), halves[1])
+    def direction(self) -> str:
+        """Return the direction in which the verdict is another one."""
+        same = self.before.egress.verdict is self.after.egress.verdict
+        return "ingress" if same else "egress"
 
     @property
-    def direction(self) -> str:
-        """Return the direction of that half."""
-        return "egress" if self.because is self.after.egress else "ingress"
+    def because(self) -> Half:
+        """Return the half that decides afterwards."""
+        return self.after.ingress if self.direction == "ingress" else self.after.egress
 
 
 @dataclass(frozen=True)
