@@ -31,6 +31,7 @@ from fimbria.agent.node import Node
 from fimbria.agent.overrides import remember, remembered
 from fimbria.agent.policyview import PolicyView
 from fimbria.agent.publish import EndpointPublisher, PolicyStatusPublisher, publish_node
+from fimbria.agent.restore import Restore
 from fimbria.agent.trials import Trials
 from fimbria.agent.views import Views
 from fimbria.agent.watches import Watches
@@ -96,6 +97,9 @@ class Agent:
         )
         self.publisher = EndpointPublisher(client, self._endpoint_object)
         self.statuses = PolicyStatusPublisher(client, config.node_name, clock.wall)
+        self.restore = Restore(
+            self.node, self.endpoints, self.cluster, self.lifecycle.unsaved, self._state_dir
+        )
         self.guard = Guard(self.node, self.endpoints, self._repair)
         self.views = Views(self, settings)
         self.api = api.Api(self.views, Cni(self.node, self.endpoints, self.lifecycle))
@@ -138,13 +142,13 @@ class Agent:
             self.controllers.start(group)
             if self.config.prometheus_serve_addr:
                 self._exporter = await metrics.serve(self, self.config.prometheus_serve_addr)
-            restored = self.lifecycle.restore()
+            restored = self.restore.take_up()
             log.info("restored %d endpoints", len(restored))
             self.watches.own_addresses = self._own_addresses()
             group.create_task(self.watches.run())
             await self._bring_up(restored)
             await self.watches.synced.wait()
-            self.lifecycle.settle_rebuilt()
+            self.restore.settle()
             self.trials.restore()
             await self._first_reconcile()
             # What is known by now mostly stays: full collections, which stop everything, need not
@@ -213,10 +217,10 @@ class Agent:
 
     async def _bring_up(self, restored: Sequence[EndpointFile]) -> None:
         cidrs = await self._pod_cidrs()
-        pods = [(file.ifname, file.ifindex) for file in restored] + self.lifecycle.closed
+        pods = [(file.ifname, file.ifindex) for file in restored] + self.restore.closed
         await asyncio.to_thread(self.node.bring_up, cidrs, pods)
         assert self.node.devices is not None
-        self.lifecycle.claim_addresses()
+        self.restore.claim_addresses()
         self.cluster.set_devices(self.node.devices, self.node.gateway, cidrs)
         self._own_node_changed()  # the API may have named others meanwhile
         log.info("pod CIDRs %s, devices up", ", ".join(cidrs))
