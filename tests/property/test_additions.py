@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from fimbria.analysis import Engine, Flow, FlowError, from_documents
 from fimbria.analysis.additions import Addition, NoAddition, smallest
 from fimbria.datapath.abi import Direction
+from fimbria.model.matching import names
 from fimbria.model.policy import DIRECTIONS, Protocol
-from fimbria.model.semantics import names
 from tests.property.strategies import PORTS
 from tests.unit.analysis.test_analysis_judges import ENTITIES, OUTSIDE, Case, cases
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from fimbria.analysis.atoms import OTHER
 from fimbria.analysis.diff import compare
 from fimbria.datapath.abi import Direction
+from fimbria.model.matching import names
 from fimbria.model.policy import DIRECTIONS
-from fimbria.model.semantics import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 from fimbria.analysis.additions_check import Scope, turned
 from fimbria.analysis.additions_edit import STEP, Asked, Edit, NoAddition, at, edited
 from fimbria.datapath.abi import Direction
+from fimbria.model.matching import names
 from fimbria.model.policy import Policy, Tier
-from fimbria.model.semantics import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

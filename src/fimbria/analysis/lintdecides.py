@@ -19,10 +19,10 @@ from fimbria.datapath.abi import (
     PolicyShape,
 )
 from fimbria.datapath.lookup import Asked, endpoint_policy, policy_lookup
+from fimbria.model.matching import names
 from fimbria.model.peers import Cidr
 from fimbria.model.policy import Protocol
 from fimbria.model.selector import Selector
-from fimbria.model.semantics import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

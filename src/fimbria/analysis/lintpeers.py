@@ -9,12 +9,13 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import TYPE_CHECKING
 
-from fimbria.datapath.abi import Direction
+from fimbria.datapath.abi import Direction, Identity
+from fimbria.model.identity import RESERVED
 from fimbria.model.labels import CLUSTER, NAMESPACE, NAMESPACE_LABELS, LabelSet
+from fimbria.model.matching import named_services
 from fimbria.model.peers import Cidr, CidrGroups, Services
 from fimbria.model.policy import Action
 from fimbria.model.selector import Operator, Selector
-from fimbria.model.semantics import named_services
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,14 +33,18 @@ _NAMES = tuple(
 
 
 def subjects(linted: Linted) -> Iterator[Finding]:
-    """A policy about no pod."""
+    """A policy about no pod, or about no node."""
+    host = RESERVED[Identity.HOST]
+    nodes = [LabelSet((*host, *node.labels)) for node in linted.world.nodes.values()]
     for policy in linted.policies:
         for spec in policy.specs:
-            if spec.host or not linted.world.pods or linted.units(spec):
-                continue
-            if not _strangers(linted, spec.subject):
+            if spec.host:
+                nobody = bool(nodes) and not any(spec.subject.matches(one) for one in nodes)
+            else:
+                nobody = bool(linted.world.pods) and not linted.units(spec)
+            if nobody and not _strangers(linted, spec.subject):
                 fix = "correct the selector or the namespace, or remove the policy"
-                message = f"no pod is selected by {spec.subject}"
+                message = f"no {'node' if spec.host else 'pod'} is selected by {spec.subject}"
                 path = _subject_path(policy, spec)
                 yield linted.finding("subject-selects-nothing", policy, path, message, fix)
 
@@ -220,7 +225,8 @@ def nobody(linted: Linted) -> Iterator[Finding]:
 def _subject_path(policy: Policy, spec: Spec) -> str:
     """Return the path of a spec's selector, whatever the kind of policy calls it."""
     names = {"NetworkPolicy": "podSelector", "ClusterNetworkPolicy": "subject"}
-    return f"{spec.path}.{names.get(policy.key.kind, 'endpointSelector')}"
+    usual = "nodeSelector" if spec.host else "endpointSelector"
+    return f"{spec.path}.{names.get(policy.key.kind, usual)}"
 
 
 def _few(found: frozenset[str] | set[str]) -> str:

@@ -13,8 +13,8 @@ from fimbria.analysis.explain import policy_value
 from fimbria.analysis.flows import packet
 from fimbria.analysis.results import Because, Outcome
 from fimbria.datapath.abi import Direction
+from fimbria.model.matching import names
 from fimbria.model.policy import Action, Tier
-from fimbria.model.semantics import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

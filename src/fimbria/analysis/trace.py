@@ -17,6 +17,7 @@ from fimbria.compile.delta import CIDR
 from fimbria.compile.ids import BUILT_IN
 from fimbria.datapath.abi import Direction
 from fimbria.datapath.lookup import Asked, Hit, cidr_lookup, policy_lookup
+from fimbria.model.matching import names
 from fimbria.model.policy import Action, Protocol, Tier
 from fimbria.model.selector import Selector
 from fimbria.model.semantics import (
@@ -24,7 +25,6 @@ from fimbria.model.semantics import (
     Question,
     Reason,
     Verdict,
-    names,
     selecting,
     tier_order,
     verdict,

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from fimbria.compile.cidrs import Cidrs
 from fimbria.compile.labelindex import LabelIndex
 from fimbria.model.labels import LabelSet
+from fimbria.model.matching import named_services
 from fimbria.model.peers import Cidr, CidrGroups, Context, Services, host_prefix
 from fimbria.model.selector import Selector
-from fimbria.model.semantics import named_services
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Set

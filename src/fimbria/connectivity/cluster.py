@@ -200,8 +200,3 @@ class KubectlAgent:
         if code:
             raise ConnectivityError(f"agent of {self.node}: {err.strip() or out.strip()}")
         return out
-
-
-def host_index(name: str) -> int | None:
-    """Return which node a place is, None if it is a pod."""
-    return HOSTS.get(name)

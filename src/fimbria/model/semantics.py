@@ -25,25 +25,17 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from fimbria.datapath.abi import Direction, Identity
-from fimbria.model.labels import LabelSet
-from fimbria.model.peers import (
-    NOTHING,
-    Cidr,
-    CidrGroups,
-    Context,
-    Prefix,
-    Service,
-    Services,
-    host_prefix,
-)
+from fimbria.model.matching import names
+from fimbria.model.peers import NOTHING
 from fimbria.model.policy import Action, Tier
 from fimbria.model.redirects import ANYONE, BY_CIDR, BY_IDENTITY, closeness
-from fimbria.model.selector import Selector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from fimbria.model.policy import NamedPort, Peer, Policy, PolicyKey, PortSpec, Rule, Spec
+    from fimbria.model.labels import LabelSet
+    from fimbria.model.peers import Context, Prefix
+    from fimbria.model.policy import NamedPort, Policy, PolicyKey, PortSpec, Rule, Spec
 
 INIT_LABEL = "reserved:init"
 WORLD_LABELS = frozenset({"reserved:world", "reserved:world-ipv4", "reserved:world-ipv6"})
@@ -288,46 +280,3 @@ def _port_names(rule: Rule, asked: Question) -> frozenset[NamedPort]:
         return asked.subject.named
     pod = replace(asked.peer, net=None)
     return pod.named if any(names(one, pod, asked.context) for one in rule.peers) else frozenset()
-
-
-def names(peer: Peer, end: End, context: Context) -> bool:
-    """Return whether a rule's peer is this end."""
-    whom = peer.whom
-    if whom is None:
-        return True
-    if isinstance(whom, Selector):
-        return whom.matches(end.labels)
-    if isinstance(whom, Cidr):
-        return end.net is not None and whom.covers(end.net)
-    if isinstance(whom, CidrGroups):
-        groups = [g for g in context.groups.values() if whom.selector.matches(LabelSet(g.labels))]
-        return end.net is not None and any(
-            Cidr(net, whom.excepts).covers(end.net) for group in groups for net in group.prefixes
-        )
-    if isinstance(whom, Services):
-        return any(_serves(service, end) for service in named_services(whom, context))
-    return False  # no proxy has learned an address for a name yet
-
-
-def named_services(whom: Services, context: Context) -> list[Service]:
-    """Return the services that a rule names."""
-    return [
-        service
-        for service in context.services.values()
-        if whom.namespace in ("", service.namespace)
-        and (
-            service.name == whom.name
-            if whom.selector is None
-            else whom.selector.matches(LabelSet(service.labels))
-        )
-    ]
-
-
-def _serves(service: Service, end: End) -> bool:
-    """Return whether an end is behind a service: one of its pods, or one of its addresses.
-
-    An address of a Service without selector is a CIDR of one address: it matches what CIDRs match.
-    """
-    if service.selector is not None:
-        return service.selector.matches(end.labels)
-    return end.net is not None and any(host_prefix(ip).covers(end.net) for ip in service.backends)
