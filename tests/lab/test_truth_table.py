@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.lab.truth.draw import CLOSED, OPEN, groups, packets, policies
+from tests.lab.hostlab import label
+from tests.lab.truth.draw import CLOSED, NEEDED, OPEN, groups, packets, policies
 from tests.lab.truth.stations import Stations
 from tests.lab.truth.table import Table
 from tests.lab.truth.world import Cluster, complete, pods, services, some_labels
@@ -48,6 +49,11 @@ class Way:
     opened: float = 0.2
 
     @property
+    def nodes(self) -> bool:
+        """Whether policies are about nodes, too."""
+        return self.config.get("enable-host-firewall") == "true"
+
+    @property
     def config(self) -> dict[str, str]:
         return self.options.get("config", {})
 
@@ -62,14 +68,16 @@ if FULL:
         "tunnel-legacy": Way({"host_routing": "legacy"}),
         "cidr-match": Way({"config": {"policy-cidr-match-mode": "nodes pods"}}),
         "always": Way({"config": {"enable-policy": "always"}}, opened=0.8),
+        "nodes": Way({"config": {"enable-host-firewall": "true"}}),
+        "nodes-native": Way({"routing": "native", "config": {"enable-host-firewall": "true"}}),
         "routes": Way({"host_routing": "legacy", "config": {"enable-endpoint-routes": "true"}}),
     }
 
 
-def drawn(seed: int, random: Random, opened: float) -> list[Document]:
+def drawn(seed: int, random: Random, way: Way) -> list[Document]:
     """Policies with names of their own, so that nobody takes one for its predecessor."""
-    found = policies(seed, random.randint(1, 5))
-    found += [OPEN] if random.random() < opened else []
+    found = policies(seed, random.randint(1, 5), nodes=way.nodes)
+    found += [OPEN] if random.random() < way.opened else []
     return [complete(one, f"s{seed}-{index}") for index, one in enumerate(found)]
 
 
@@ -84,19 +92,22 @@ def test_every_packet_fares_as_the_model_says(make_lab: Callable[..., Lab], way:
     random = Random(SEED)
     made = [*pods(random, SIZE.pods), *services()]
     lab = make_lab(yaml.safe_dump_all(made), ipv6=True, **WAYS[way].options)
+    always = [complete(NEEDED, "needed")] if WAYS[way].nodes else []
+    for node, role in (("node1", "edge"), ("node2", "core")):
+        label(lab, node, role=role)
     cluster = Cluster(lab, WAYS[way].config)
     places = cluster.stations()
     with closing(Stations(places)) as stations:
         table, spent = Table(cluster, stations), 0.0
         for turn in range(SIZE.rounds):
             seed = SEED * 1000 + turn
-            kept = [one for one in cluster.policies if random.random() < KEPT]
-            cluster.switch([*kept, *drawn(seed, random, WAYS[way].opened)], groups(seed))
+            kept = [one for one in cluster.policies if one not in always and random.random() < KEPT]
+            cluster.switch([*kept, *always, *drawn(seed, random, WAYS[way])], groups(seed))
             if turn % RELABEL == RELABEL - 1:
                 cluster.relabel(random.choice(places[: SIZE.pods]).name, some_labels(random))
-            some = packets(random, places, SIZE.packets)
+            some = packets(random, places, SIZE.packets, nodes=WAYS[way].nodes)
             began = time.monotonic()
-            table.compare(f"seed {seed}", cluster.engine(), some)
+            table.compare(f"seed {seed}", cluster.judge(), some)
             spent += time.monotonic() - began
         total = table.passed + table.refused
         print(
@@ -109,5 +120,5 @@ def test_every_packet_fares_as_the_model_says(make_lab: Callable[..., Lab], way:
         assert table.reasons > table.refused / 20
         cluster.switch([complete(OPEN, "open")])
         cluster.policies = [complete(CLOSED, "closed")]
-        table.compare("a wrong model", cluster.engine(), packets(random, places, 100))
+        table.compare("a wrong model", cluster.judge(), packets(random, places, 100))
         assert any("the model says DENIED" in one for one in table.mismatches)

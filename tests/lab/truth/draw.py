@@ -30,6 +30,21 @@ def _everywhere(**rules: list[Document]) -> Document:
 
 OPEN = _everywhere(ingress=[{"fromEntities": ["all"]}], egress=[{"toEntities": ["all"]}])
 """Allows all that no other policy denies."""
+NEEDED: Document = {
+    "kind": "CiliumClusterwideNetworkPolicy",
+    "metadata": {},
+    "spec": {
+        "nodeSelector": {},
+        "ingress": [{"fromEntities": ["remote-node"], "toPorts": [{"ports": [
+            {"port": "8472", "protocol": "UDP"}, {"port": "4240", "protocol": "TCP"},
+            {"port": "10250", "protocol": "TCP"},
+        ]}]}],
+        "egress": [{"toEntities": ["remote-node", "kube-apiserver"], "toPorts": [{"ports": [
+            {"port": "8472", "protocol": "UDP"}, {"port": "4240", "protocol": "TCP"},
+        ]}]}],
+    },
+}  # fmt: skip
+"""What nodes need of each other, so that policies about nodes are not refused for it."""
 CLOSED = _everywhere(ingress=[{}], egress=[{}])
 """Allows nothing."""
 TYPES = {ICMP: [0, 8, 8], ICMPV6: [128, 128, 129]}
@@ -52,9 +67,9 @@ def drawn(strategy: SearchStrategy[T], number: int, count: int) -> list[T]:
     return found[SKIP:]
 
 
-def policies(number: int, count: int) -> list[Document]:
-    """Policies of every kind."""
-    return drawn(policy(0, NodeConfig()), number, count)
+def policies(number: int, count: int, *, nodes: bool = False) -> list[Document]:
+    """Policies of every kind, with `nodes` also about nodes."""
+    return drawn(policy(0, NodeConfig(host_firewall=nodes)), number, count)
 
 
 def groups(number: int) -> list[Document]:
@@ -63,9 +78,11 @@ def groups(number: int) -> list[Document]:
     return [{"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup", **one} for one in rows]
 
 
-def packets(random: Random, stations: list[Station], count: int) -> list[Packet]:
-    """Packets of flows with a pod at one end at least."""
-    pods = [one for one in stations if "/" in one.name]
+def packets(
+    random: Random, stations: list[Station], count: int, *, nodes: bool = False
+) -> list[Packet]:
+    """Packets of flows with a pod, or with `nodes` a node or a pod, at one end at least."""
+    pods = [one for one in stations if "/" in one.name or (nodes and one.name != "world")]
     near = [p + d for p in PORTS for d in (-1, 0, 0, 1) if 0 < p + d < 65536]
     ports = [*near, *(53, 80, 80, 80, 443, 8080) * (len(near) // 4)]
     found: list[Packet] = []

@@ -5,22 +5,18 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
-from fimbria.analysis import Because, Flow, Outcome
-from fimbria.datapath.abi import DropReason
-from tests.lab.truth.packets import NAMES, Probe
+from tests.lab.truth.packets import Probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from fimbria.analysis import Engine, Result
     from tests.lab.truth.draw import Packet
+    from tests.lab.truth.judge import Judge, Said
     from tests.lab.truth.stations import Stations
     from tests.lab.truth.world import Cluster, Document
 
 EXPLAINED = 10
 """Mismatches that are asked about again; the rest would say the same."""
-REASONS = {Because.DENY_RULE: DropReason.POLICY_DENY, Because.REDIRECT: DropReason.NO_PROXY}
-"""Why a packet is dropped, by why the judge refuses it; everything else is DropReason.POLICY."""
 
 
 class Table:
@@ -36,13 +32,13 @@ class Table:
         self.passed = self.refused = self.reasons = 0
         self._numbers = count(1)
 
-    def compare(self, seed: str, engine: Engine, packets: Iterable[Packet]) -> None:
+    def compare(self, seed: str, judge: Judge, packets: Iterable[Packet]) -> None:
         """Send packets and judge what became of each."""
         expected = {
-            probe: judged(engine, probe)
+            probe: judge.say(probe)
             for probe in (Probe(next(self._numbers), *packet) for packet in packets)
         }
-        wanted = {p.number for p, said in expected.items() if said.verdict is Outcome.ALLOWED}
+        wanted = {p.number for p, said in expected.items() if said.allowed}
         self.passed += len(wanted)
         self.refused += len(expected) - len(wanted)
         self.stations.run(expected, wanted)
@@ -62,7 +58,7 @@ class Table:
         unanswered = probe.answered and probe.number not in seen.answered
         return "was not answered" if unanswered else ""
 
-    def _drops(self, seed: str, expected: Mapping[Probe, Result]) -> None:
+    def _drops(self, seed: str, expected: Mapping[Probe, Said]) -> None:
         """Compare the reasons of drops."""
         by_tuple = {
             (p.source, p.destination, p.protocol, p.source_port, p.port): said
@@ -75,10 +71,10 @@ class Table:
                 if one["type"] != "drop" or said is None:
                     continue
                 self.reasons += 1
-                if one["reason_number"] != (want := refusal(said)):
-                    self.mismatches.append(f"{seed}: {node}: {one} where the model says {want!r}")
+                if one["reason_number"] != said.drop:
+                    self.mismatches.append(f"{seed}: {node}: {one}; the model says {said}")
 
-    def _why(self, said: Result, probe: Probe) -> str:
+    def _why(self, said: Said, probe: Probe) -> str:
         """What the judge said, and what the kernels say of another such packet."""
         again = Probe(
             next(self._numbers), probe.source, probe.destination, probe.protocol, probe.port
@@ -90,25 +86,7 @@ class Table:
             for one in events
             if again.source_port in (one.get("sport"), one.get("dport"))
         ]
-        halves = "; ".join(
-            f"{name} {half.verdict}, {half.reason}, {half.policy} {half.rule}"
-            for name, half in (("egress", said.egress), ("ingress", said.ingress))
-        )
-        return f"the model says {said.verdict}: {halves}; the kernel {events}"
-
-
-def judged(engine: Engine, probe: Probe) -> Result:
-    """The first judge's verdict."""
-    flow = Flow(probe.source, probe.destination, NAMES[probe.protocol], probe.port)
-    return engine.eval(flow, judge="model")
-
-
-def refusal(said: Result) -> DropReason | None:
-    """Why the datapath must drop a packet; None if it must not."""
-    for half in (said.egress, said.ingress):
-        if half.verdict is not Outcome.ALLOWED:
-            return REASONS.get(half.reason, DropReason.POLICY)
-    return None
+        return f"the model says {said}; the kernel {events}"
 
 
 def event_text(event: Document) -> str:

@@ -10,8 +10,10 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from fimbria.analysis import Engine, from_documents
+from fimbria.analysis import from_documents
 from fimbria.cli.client import AgentClient
+from fimbria.model.policy import PolicyKey
+from tests.lab.truth.judge import Judge
 from tests.lab.truth.stations import Station
 from tests.property.strategies import LABELS, NAMES, NAMESPACES
 
@@ -103,6 +105,7 @@ class Cluster:
         self.policies: list[Document] = []
         self.groups: list[Document] = []
         self._canary = 0
+        self._left_out: dict[str, set[PolicyKey]] = {}
         self.nodes: list[Document] = lab.status()["nodes"]
         self.agents = {node["name"]: AgentClient(node["socket"]) for node in self.nodes}
         self._widen()
@@ -222,19 +225,21 @@ class Cluster:
                 assert time.monotonic() < deadline, f"{name} has {rows}"
                 time.sleep(0.02)
             agent.wait("/v1/policy/wait", {"revision": 0}, 30)
-            for one in agent.get("/v1/policy")["policies"]:
-                assert one["status"] != "not applied", one
+            rows = agent.get("/v1/policy")["policies"]
+            self._left_out[name] = {
+                PolicyKey(one["kind"], one["namespace"], one["name"])
+                for one in rows
+                if one["status"] == "not applied"
+            }
 
     def _standing(self) -> list[Document]:
         return [*self.policies, *([CANARY] if self._canary else [])]
 
-    def engine(self) -> Engine:
+    def judge(self) -> Judge:
         """The first judge, over what is written and what there is."""
         world = from_documents([*self._found, *self._standing(), *self.groups])
         assert not world.errors, world.errors
-        match = self.config.get("policy-cidr-match-mode", "").split()
-        mode = self.config.get("enable-policy", "default")
-        return Engine(world, mode, match, judge="model")
+        return Judge(world, self.config, self._left_out)
 
     def events(self) -> dict[str, list[Document]]:
         """What each node's kernel said lately, oldest first."""
