@@ -11,7 +11,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fimbria.connectivity.places import HOSTS
 from fimbria.sources.resources import Resource
 
 if TYPE_CHECKING:
