@@ -132,6 +132,7 @@ class Process:
         async def update() -> None:
             self.applier.request()
             await self.applier.flush()
+            await self.applier.sweep()
 
         return self._survives(update(), death)
 

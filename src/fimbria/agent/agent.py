@@ -117,6 +117,7 @@ class Agent:
         self.trials.trigger = add("policy-trial", self.trials.expire).trigger
         self.applier.after = self._applied
         self.applier.controller = add("apply", self.applier.run_once, backoff=0.5)
+        self.applier.sweeper = add("remove-policies", self.applier.sweep)
         self.cluster.dirty = self._dirty
         self.cluster.pods.changed = self._pods_changed
         self.cluster.identities_lost = self._recreate.trigger

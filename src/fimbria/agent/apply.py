@@ -4,8 +4,10 @@
 
 The first run compares with everything the kernel holds and changes only what differs. It always
 ends with a bump, because the agent before us may have died between a change and its own: each flow
-takes the slow path once. If an operation fails nothing is assumed any more: the next run reads the
-kernel again. `check` does the same from time to time, and names what somebody else changed.
+takes the slow path once. Policies that nothing refers to any more are removed afterwards, beside
+the next changes: nobody waits for that. If an operation fails nothing is assumed any more: the next
+run reads the kernel again. `check` does the same from time to time, and names what somebody else
+changed.
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ from typing import TYPE_CHECKING
 from fimbria.agent.kernelstate import KernelState
 from fimbria.compile.ids import Ids
 from fimbria.compile.node import Compiler
-from fimbria.datapath.plan import plan, plan_delta
+from fimbria.datapath.plan import PolicyCreate, PolicyDelete, plan, plan_delta
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fimbria.agent.cluster import Cluster
     from fimbria.agent.node import Node
-    from fimbria.compile.nodes import Route
     from fimbria.controllers import Controller
+    from fimbria.datapath.plan import Op
 
 COALESCE = 0.003
 """Seconds that a change waits for others to come with it."""
@@ -44,6 +46,7 @@ class Applier:
         self.ids = Ids()
         self.compiler: Compiler | None = None
         self.controller: Controller | None = None
+        self.sweeper: Controller | None = None
         self.after: Callable[[int], None] = lambda revision: None
         self.realised = 0
         """The policy revision that the kernel has; 0 before the first run."""
@@ -55,6 +58,9 @@ class Applier:
         self._trusted = False
         self._bumped = False
         self._lock = asyncio.Lock()
+        self._unused: dict[int, None] = {}
+        """Policies that are still to be removed, in the order of their removal."""
+        self._sweeping = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._generation = 0
         self._done = 0
@@ -124,29 +130,68 @@ class Applier:
         generation, revision = self._generation, self._cluster.revision
         delta = compiler.update(self._cluster.policies.admit)
         was_trusted, self._trusted = self._trusted, False
-        routes: frozenset[Route] = frozenset()
         if was_trusted:
-            operations = plan_delta(delta)
+            operations = await self._follow(kernel, plan_delta(delta))
         else:
-            desired = compiler.desired()
-            routes = desired.routes
-            actual = await asyncio.to_thread(kernel.read, desired)
-            operations = plan(actual, desired, bump=not self._bumped)
-        if operations:
-            self._bumped = False
-            await asyncio.to_thread(kernel.execute, operations)
-            self._bumped = True
-        # Only now: a route that changes is replaced in one step, and not first removed.
-        pruned = 0 if was_trusted else await asyncio.to_thread(kernel.prune_routes, routes)
-        if not quiet and (operations or pruned):
-            log.warning("maps or routes were changed by somebody else: put right")
-        compiler.applied()
+            async with self._sweeping:
+                operations = await self._compare(kernel, compiler, quiet=quiet)
+        compiler.applied(self._unused)
         self._trusted = True
         self._done = max(self._done, generation)
         self.runs += 1
         self.operations += len(operations)
         self.realised = revision
         self.after(revision)
+
+    async def _execute(self, kernel: KernelState, operations: Sequence[Op]) -> None:
+        if operations:
+            self._bumped = False
+            await asyncio.to_thread(kernel.execute, operations)
+            self._bumped = True
+
+    async def _compare(
+        self, kernel: KernelState, compiler: Compiler, *, quiet: bool
+    ) -> Sequence[Op]:
+        """Make the kernel what the compiler wants, whatever it is; return what was done to it."""
+        self._unused.clear()  # they are found, unless they are wanted again
+        desired = compiler.desired()
+        routes = desired.routes
+        actual = await asyncio.to_thread(kernel.read, desired)
+        operations = plan(actual, desired, bump=not self._bumped)
+        await self._execute(kernel, operations)
+        # Only now: a route that changes is replaced in one step, and not first removed.
+        pruned = await asyncio.to_thread(kernel.prune_routes, routes)
+        if not quiet and (operations or pruned):
+            log.warning("maps or routes were changed by somebody else: put right")
+        return operations
+
+    async def _follow(self, kernel: KernelState, operations: Sequence[Op]) -> Sequence[Op]:
+        """Execute a plan except for removals of policies, which are left to `sweep`."""
+        created = {op.policy_id for op in operations if isinstance(op, PolicyCreate)}
+        if not created.isdisjoint(self._unused):
+            async with self._sweeping:  # what is being removed must be gone before it comes again
+                for number in created:
+                    self._unused.pop(number, None)
+        await self._execute(kernel, [op for op in operations if not isinstance(op, PolicyDelete)])
+        unused: dict[int, None] = {}
+        for operation in operations:
+            if isinstance(operation, PolicyDelete):
+                unused[operation.policy_id] = None
+            elif isinstance(operation, PolicyCreate):
+                unused.pop(operation.policy_id, None)
+        self._unused |= unused
+        if self._unused and self.sweeper is not None:
+            self.sweeper.trigger()
+        return operations
+
+    async def sweep(self) -> None:
+        """Remove the policies that nothing refers to any more; the sweeper's function."""
+        async with self._sweeping:
+            numbers = list(self._unused)
+            if numbers and self._kernel is not None:
+                await asyncio.to_thread(self._kernel.delete_policies, numbers)
+                for number in numbers:
+                    del self._unused[number]
 
     def counts(self) -> dict[str, int]:
         """Return how many elements each map should have."""

@@ -1,8 +1,8 @@
 """The kernel's side of the apply loop: what is there now, and each kind of change to it.
 
-Policy maps are created with one call for all of them, because each such call waits until no
-program uses what was replaced. `cilium_policy_ref` is an array, so "absent" is an entry that is
-zero or refers to the locked policy; taking an endpoint away writes the latter.
+Policy maps are created with one call for all of them, and removed with one, because each such call
+waits until no program uses what was replaced. `cilium_policy_ref` is an array, so "absent" is an
+entry that is zero or refers to the locked policy; taking an endpoint away writes the latter.
 """
 
 from __future__ import annotations
@@ -112,7 +112,10 @@ class KernelState:
                     )
                     continue
                 if kind is PolicyDelete:
-                    self._wait_for_programs()
+                    self.delete_policies(
+                        [op.policy_id for op in group if isinstance(op, PolicyDelete)]
+                    )
+                    continue
                 for operation in group:
                     self._one(operation)
             self._use_room()
@@ -132,7 +135,7 @@ class KernelState:
                 self.overflow.forget(name, keys)
                 self._maps.map(name).delete_many(keys)
             case PolicyDelete(number):
-                self.delete_policy(number)
+                self.delete_policies([number])
             case RoutePut(route):
                 self._net().route_replace(self.route(route))
             case RouteDelete(route):
@@ -181,10 +184,15 @@ class KernelState:
             for inner in made.values():
                 inner.close()
 
-    def delete_policy(self, number: int) -> None:
-        """Remove a policy map to which nothing refers."""
-        self._maps.map(POLICY).delete(index(number))
-        self._maps.map(POLICY_INFO).put(index(number), _EMPTY_INFO)
+    def delete_policies(self, numbers: Sequence[int]) -> None:
+        """Remove policy maps to which nothing refers any more, in this order.
+
+        It takes some 30 ms, however many they are, and may run beside everything else here.
+        """
+        keys = [index(number) for number in numbers]
+        self._wait_for_programs()
+        self._maps.map(POLICY).delete_many(keys)
+        self._maps.map(POLICY_INFO).put_many(dict.fromkeys(keys, _EMPTY_INFO))
 
     def bump(self) -> int:
         """Send every flow through the slow path once; return the datapath's new revision."""

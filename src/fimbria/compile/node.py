@@ -98,9 +98,9 @@ class Compiler:
         """Return what could not be compiled as of the last update."""
         return [self.policies.problems[key] for key in sorted(self.policies.problems)]
 
-    def applied(self) -> None:
-        """Note that the kernel holds what was last given, and no policy besides."""
-        self.ids.policies.retain(self.policies.used())
+    def applied(self, unused: Iterable[int] = ()) -> None:
+        """Note that the kernel holds what was last given, and of other policies only `unused`."""
+        self.ids.policies.retain(self.policies.used().union(unused))
 
 
 def compile_node(state: ClusterState, ids: Ids) -> Desired:
