@@ -64,7 +64,9 @@ CODES: Mapping[str, Code] = {
     "needs-proxy": Code(
         _WARNING, "What is written at layer 7 or for DNS names is denied while no proxy listens."
     ),
-    "subject-selects-nothing": Code(_WARNING, "The policy is about no pod of the manifests."),
+    "subject-selects-nothing": Code(
+        _WARNING, "The policy is about no pod, or node, of the manifests."
+    ),
     "peer-selects-nothing": Code(
         _WARNING, "A peer of a rule is no pod, Service or CIDR group of the manifests."
     ),

@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from fimbria.analysis.suite import Expected, RuleWanted, Suite
 
 
+CURES = 5
+"""Cases of a suite that get a change which would mend them; finding one compares whole worlds."""
+
+
 class Check(msgspec.Struct, frozen=True):
     """A flow that is not what was expected. `result` is None if it could not be judged.
 
-    `reasons` say what each half did, `needed` what would have to change; the first flow of a case
-    that fails has the smallest change of policies there, which was tried.
+    `reasons` say what each half did, `needed` what would have to change; the first flow of
+    the first cases that fail has the smallest change of policies there, which was tried.
     """
 
     source: str
@@ -87,6 +91,7 @@ class SuiteRun:
         self._engine = Engine(self.world, options.enable_policy, modes, host_firewall=firewall)
         self._deciders = Deciders(self._engine)
         self._coverage = coverage
+        self._cures = 0
         if coverage is not None:
             coverage.add(self.world, host=firewall)
 
@@ -94,7 +99,8 @@ class SuiteRun:
         """Yield each case's result as it is found."""
         for case in self.suite.cases:
             checks = tuple(one for flow in case.flows if (one := self._check(case, flow)))
-            if checks:
+            if checks and self._cures < CURES:
+                self._cures += 1
                 checks = (self._cured(checks[0]), *checks[1:])
             broken = any(one.result is None for one in checks)
             yield CaseResult(case.name, self.suite.file, case.line, len(case.flows), checks, broken)

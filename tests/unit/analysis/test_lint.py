@@ -188,6 +188,16 @@ def test_a_subject_that_selects_nothing(tmp_path: Path) -> None:
     assert codes(findings(tmp_path, CLEAN, head=head)) == [("unknown-namespace", 0)]
 
 
+def test_a_policy_about_no_node(tmp_path: Path) -> None:
+    """A nodeSelector is compared with the nodes that there are."""
+    head = WORLD + HEAD.replace("NetworkPolicy", "ClusterwideNetworkPolicy")
+    text = "  ingress: [{fromEntities: [remote-node]}]\n"
+    host = head.replace("endpointSelector: {matchLabels: {app: db}}", "nodeSelector: {}")
+    assert codes(findings(tmp_path, text, head=host)) == []
+    host = host.replace("nodeSelector: {}", "nodeSelector: {matchLabels: {role: edge}}")
+    assert codes(findings(tmp_path, text, head=host)) == [("subject-selects-nothing", 0)]
+
+
 def test_without_pods_selectors_are_not_compared(tmp_path: Path) -> None:
     """Policies alone are checked for what they say, not for whom they select."""
     text = "  ingress: [{fromEntities: [all]}]\n"
