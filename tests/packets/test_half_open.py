@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from scapy.layers.inet import ICMP, TCP
+from scapy.layers.inet6 import ICMPv6DestUnreach
 
-from bench.frames import echo, tcp, udp
+from bench.frames import echo, ether, ip, tcp, udp
 from bench.testnode import EGRESS, INGRESS, REDIRECT, SHOT, A, Addresses, B, Node, Outcome, Pod
 from fimbria.datapath import abi
 from fimbria.datapath.abi import DropReason, PolicyEntry, PolicyKey
@@ -303,6 +305,22 @@ def test_an_expired_connection_hides_nothing(node: Node, at: Addresses) -> None:
     assert where(node) == (0, 1)
     node.run("from_container", tcp(at.own, at.local, "A", pod=A), A.device)
     assert where(node) == (1, 0)
+
+
+def test_an_error_beside_an_expired_connection(node: Node, at: Addresses) -> None:
+    """An ICMP error about a SYN passes, whatever is left of an older connection."""
+    allow(node)
+    establish(node, at)
+    ((key, entry),) = node.entries(ESTABLISHED).items()
+    over = entry._replace(expires=(entry.created - 1000) & 0xFFFFFFFF)
+    node.maps[ESTABLISHED].put(key.pack(), over.pack())
+    node.run("from_container", tcp(at.own, at.local, pod=A), A.device)
+    assert where(node) == (1, 1)
+    refused = ICMPv6DestUnreach(code=4) if ":" in at.own else ICMP(type=3, code=3)
+    about = ip(at.own, at.local) / TCP(sport=4000, dport=80, flags="S")
+    error = bytes(ether(B) / ip(at.local, at.own) / refused / about)
+    out = node.run("from_container", error, B.device)
+    assert (out.verdict, out.events[-1].ct_state) == (REDIRECT, abi.CtState.RELATED)
 
 
 def test_an_expired_connection_takes_no_packet(node: Node, at: Addresses) -> None:
