@@ -19,7 +19,17 @@ from rich.table import Table
 if TYPE_CHECKING:
     from bench.row import Row
 
-SUITES = ("datapath", "endtoend", "load", "cni", "compile", "control", "churn", "analysis")
+SUITES = (
+    "datapath",
+    "endtoend",
+    "load",
+    "cni",
+    "compile",
+    "control",
+    "churn",
+    "replicas",
+    "analysis",
+)
 OUT = Path(__file__).resolve().parent.parent / "build" / "bench.json"
 
 

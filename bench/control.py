@@ -139,10 +139,10 @@ class Refs:
         return all(new != old for new, old in zip(self.policies(), before, strict=True))
 
 
-def switch_times(cluster: Client, refs: Refs) -> list[float]:
-    """Milliseconds from the request to the last pod's switch, for each of CHANGES changes."""
+def switch_times(cluster: Client, refs: Refs, changes: int = CHANGES) -> list[float]:
+    """Milliseconds from the request to the last pod's switch, for each change."""
     times: list[float] = []
-    for number in range(CHANGES):
+    for number in range(changes):
         before = refs.policies()
         start = time.perf_counter()
         status, answer = cluster.api("PATCH", f"{CNPS}/p0", policy("p0", 20_000 + number))

@@ -12,6 +12,8 @@ hit. For equal keys of one precedence the first rule in order wins.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from typing import TYPE_CHECKING
 
 from fimbria.compile.ids import PolicyMap
@@ -73,12 +75,34 @@ class Stage:
 
     def policy(self, next_id: int) -> PolicyMap:
         """Return the map, with the number of the next tier's policy; 0 for none."""
-        masks = {True: [0, 0], False: [0, 0]}
-        for anyone, shape in {(key[:4] == ANYONE, key[7]) for key in self.entries}:
-            masks[anyone][1 if shape & _WAY else 0] |= 1 << (shape & ~_WAY)
-        (peer_in, peer_out), (any_in, any_out) = masks[False], masks[True]
-        info = abi.PolicyInfo(self.flags, (peer_in, peer_out), (any_in, any_out), next_id)
+        peers, anyone = _shapes(self.entries)
+        info = abi.PolicyInfo(self.flags, _masks(peers), _masks(anyone), next_id)
         return PolicyMap(info.pack(), self.entries)
+
+
+def _shapes(entries: Entries) -> tuple[set[int], set[int]]:
+    """Return the shapes of the keys that name an identity, and of those for anyone.
+
+    Maps have many thousands of keys, so no code of ours looks at each: a byte of `named` is the
+    four bytes of a key's identity, or'ed.
+    """
+    keys = b"".join(entries)
+    size = abi.PolicyKey.SIZE
+    parts = [int.from_bytes(keys[at::size], "little") for at in range(len(ANYONE))]
+    named = (parts[0] | parts[1] | parts[2] | parts[3]).to_bytes(len(entries), "little")
+    shapes = keys[size - 1 :: size]
+    return set(compress(shapes, named)), set(compress(shapes, map(not_, named)))
+
+
+def _masks(shapes: Iterable[int]) -> tuple[int, int]:
+    """Return shapes as bits, of ingress and of egress."""
+    ingress = egress = 0
+    for shape in shapes:
+        if shape & _WAY:
+            egress |= 1 << (shape & ~_WAY)
+        else:
+            ingress |= 1 << shape
+    return ingress, egress
 
 
 class SpecEntries:
