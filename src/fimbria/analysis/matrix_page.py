@@ -70,7 +70,7 @@ const byId = id => document.getElementById(id);
 const picture = byId('picture'), pane = byId('cell'), {left, top: above, cell, at} = data;
 const has = (digits, number) => parseInt(digits[number >> 2], 16) >> (number & 3) & 1;
 const verdicts = {A: 'passes', D: 'denied', R: 'passes, by a proxy'};
-let only = null, place = null, pinned = false;
+let only = null, wanted = '', place = null, pinned = false;
 
 function state(pattern) {
   const [passes, possible, redirects] = data.patterns[pattern];
@@ -121,9 +121,12 @@ function show(y, x) {
   pane.replaceChildren();
   const pattern = data.cells[y][x], [name] = state(pattern);
   add(pane, 'h2', `${data.ends[y]} \\u2192 ${data.ends[x]}`);
-  add(pane, 'p', {all: 'Every port passes.', none: 'Nothing passes.',
-    some: `Passes: ${data.ports[pattern] || 'some ports'}.`,
-    never: 'No policy can be about this.'}[name]);
+  const said = only === null
+    ? {all: 'Every port passes.', none: 'Nothing passes.',
+      some: `Passes: ${data.ports[pattern]}.`}
+    : {all: `${wanted} passes.`, none: `${wanted} does not pass.`,
+      some: `${wanted} passes in part: ${data.ports[pattern]}.`};
+  add(pane, 'p', said[name] || 'No policy can be about this.');
   const reasons = data.why[y][x] < 0 ? [] : data.reasons[data.why[y][x]];
   for (const [ports, verdict, egress, ingress] of reasons) {
     add(pane, 'h3', `${ports}: ${verdicts[verdict]}`);
@@ -164,7 +167,8 @@ picture.addEventListener('keydown', event => {
 byId('port').addEventListener('input', event => {
   const found = /^\\s*(\\d+)?\\s*[\\/ ]?\\s*([a-z]\\w*)?\\s*(\\d+)?/i.exec(event.target.value);
   const number = found[1] || found[3], protocol = (found[2] || 'tcp').toLowerCase();
-  only = event.target.value.trim() === '' ? null : [...data.atoms.keys()].filter(one => {
+  wanted = event.target.value.trim();
+  only = wanted === '' ? null : [...data.atoms.keys()].filter(one => {
     const [, name, first, last] = data.atoms[one];
     return name === protocol && (number === undefined || (first <= +number && +number <= last));
   });

@@ -28,6 +28,8 @@ LEGEND = (
     (State.NEVER, "no policy can be about it"),
 )
 
+LEGEND_WIDTH = 540
+
 STYLE = """\
 .matrix text { font-family: ui-sans-serif, system-ui, sans-serif; fill: #1b1f24 }
 .matrix .space { font-weight: 600 }
@@ -91,11 +93,11 @@ def names(matrix: Matrix) -> list[str]:
 def svg(matrix: Matrix) -> str:
     """Return the picture as a document of its own, with a legend below."""
     place = layout(matrix)
-    height = place.height + 34
+    width, height = max(place.width, LEGEND_WIDTH), place.height + 34
     legend = "".join(_legend(place))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{place.width:.0f}" '
-        f'height="{height:.0f}" viewBox="0 0 {place.width:.0f} {height:.0f}" class="matrix">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" '
+        f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" class="matrix">\n'
         f'<style>{STYLE}</style>\n<rect width="100%" height="100%" fill="#fff"/>\n'
         f"{body(matrix, place)}{legend}</svg>\n"
     )
