@@ -180,7 +180,7 @@ def _policy(agent: Agent) -> Line:
         text += ", audit mode: everything passes"
     policies = agent.policy.policies()
     if policies:
-        text += f", {len(policies)} policies"
+        text += f", {len(policies)} {'policy' if len(policies) == 1 else 'policies'}"
     state = OK
     for standing in Standing:
         named = [one for one in policies if one["status"] == standing]

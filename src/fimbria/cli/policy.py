@@ -79,6 +79,8 @@ def list_policies(target: Target, form: Format) -> None:
     """List the policies with their state; what is refused says why."""
     document = _policies(target, None)
     emit(form, document, lambda: policy_table(document["policies"]))
+    for line in _trial(document) if form is Format.TABLE else ():
+        click.echo(line, err=True)  # no row: what is on trial is no object of the API
 
 
 @group.command("selectors")
