@@ -42,7 +42,7 @@ bench: build ## measure; prints tables, writes build/bench.json
 	@scripts/packages.sh run
 	@$(PY) -m bench $(BENCH_ARGS)
 
-nightly: build ## the slow proofs at full size (1,000,000 cases of three judges, 840,000 packets)
+nightly: build ## the slow proofs at full size (1,000,000 cases of three judges, 1,000,000 packets)
 	@FIMBRIA_CASES=1000000 $(PY) -m pytest -q tests/property --timeout 3600 $(PYTEST_ARGS)
 	@FIMBRIA_TRUTH=full $(PY) -m pytest -q -s tests/lab/test_truth_table.py $(PYTEST_ARGS)
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 SERVERS = {"near": "node1", "far": "node2"}
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
-CHANGES = 30
+CHANGES = 20
 PODS = "\n---\n".join(
     f"{{kind: Pod, apiVersion: v1, metadata: {{name: {name}, labels: {{app: {app}}}}}, "
     f"spec: {{nodeName: {node}, containers: [{{name: main, image: fimbria/sleep}}]}}}}"

@@ -61,6 +61,7 @@ class Way:
 SIZE = Size(24, 40, 3000) if FULL else Size(10, 12, 1500)
 KEPT, RELABEL = 0.2, 3
 """How many policies stay from turn to turn; in which turns a pod changes its identity."""
+FIREWALL = {"enable-host-firewall": "true"}
 WAYS = {"tunnel": Way({}), "native": Way({"routing": "native"})}
 if FULL:
     WAYS |= {
@@ -68,8 +69,8 @@ if FULL:
         "tunnel-legacy": Way({"host_routing": "legacy"}),
         "cidr-match": Way({"config": {"policy-cidr-match-mode": "nodes pods"}}),
         "always": Way({"config": {"enable-policy": "always"}}, opened=0.8),
-        "nodes": Way({"config": {"enable-host-firewall": "true"}}),
-        "nodes-native": Way({"routing": "native", "config": {"enable-host-firewall": "true"}}),
+        "nodes": Way({"config": FIREWALL}, opened=0.5),
+        "nodes-native": Way({"routing": "native", "config": FIREWALL}, opened=0.5),
         "routes": Way({"host_routing": "legacy", "config": {"enable-endpoint-routes": "true"}}),
     }
 

@@ -35,6 +35,7 @@ NEEDED: Document = {
     "metadata": {},
     "spec": {
         "nodeSelector": {},
+        "enableDefaultDeny": {"ingress": False, "egress": False},
         "ingress": [{"fromEntities": ["remote-node"], "toPorts": [{"ports": [
             {"port": "8472", "protocol": "UDP"}, {"port": "4240", "protocol": "TCP"},
             {"port": "10250", "protocol": "TCP"},
@@ -44,7 +45,7 @@ NEEDED: Document = {
         ]}]}],
     },
 }  # fmt: skip
-"""What nodes need of each other, so that policies about nodes are not refused for it."""
+"""What nodes need of each other, so that no policy about nodes is refused for closing it."""
 CLOSED = _everywhere(ingress=[{}], egress=[{}])
 """Allows nothing."""
 TYPES = {ICMP: [0, 8, 8], ICMPV6: [128, 128, 129]}
@@ -68,8 +69,9 @@ def drawn(strategy: SearchStrategy[T], number: int, count: int) -> list[T]:
 
 
 def policies(number: int, count: int, *, nodes: bool = False) -> list[Document]:
-    """Policies of every kind, with `nodes` also about nodes."""
-    return drawn(policy(0, NodeConfig(host_firewall=nodes)), number, count)
+    """Policies of every kind; with `nodes` some more of them, about nodes."""
+    found = drawn(policy(0, NodeConfig(host_firewall=nodes)), number, count + 20 * nodes)
+    return found[:count] + [one for one in found[count:] if "nodeSelector" in one["spec"]][:2]
 
 
 def groups(number: int) -> list[Document]:
