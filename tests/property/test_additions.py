@@ -7,6 +7,7 @@ small universe, before and after.
 from __future__ import annotations
 
 import os
+import re
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -15,16 +16,14 @@ from hypothesis import strategies as st
 
 from fimbria.analysis import Engine, Flow, FlowError, from_documents
 from fimbria.analysis.additions import Addition, NoAddition, smallest
-from fimbria.datapath.abi import Direction
-from fimbria.model.matching import names
-from fimbria.model.policy import DIRECTIONS, Protocol
+from fimbria.analysis.coverage import Deciders
 from tests.property.strategies import PORTS
 from tests.unit.analysis.test_analysis_judges import ENTITIES, OUTSIDE, Case, cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fimbria.analysis.additions_check import Scope
+    from fimbria.analysis.additions import Edit
     from fimbria.analysis.flows import Place
 
 sized = settings(
@@ -33,6 +32,8 @@ sized = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
 )
+
+RULE = re.compile(r"spec(s\[\d+\])?\.\w+\[\d+\]")
 
 UNSAYABLE = (
     "enable-policy is never",
@@ -57,25 +58,22 @@ def questions(engine: Engine, flow: Flow, dice: Random) -> Iterator[Flow]:
                 yield Flow(source, destination, protocol, dice.choice(PORTS) & 0xFF or 1)
 
 
-def named(engine: Engine, scope: Scope, flow: Flow) -> bool:
-    """Whether a scope names a packet, read off its parts."""
-    if scope.direction is None:
-        both = (scope._replace(direction=one) for one in DIRECTIONS)
-        return any(named(engine, one, flow) for one in both)
-    source, target = engine.place(flow.source), engine.place(flow.destination)
-    egress = scope.direction is Direction.EGRESS
-    own, other = (source, target) if egress else (target, source)
-    if not own.unit or not scope.subject.matches(own.own.labels):
-        return False
-    peer = engine.peer(own, other).end
-    context = engine.state.context()
-    if scope.peers is not None and not any(names(p, peer, context) for p in scope.peers):
-        return False
-    ports = target.end.named if egress else target.own.named
-    protocol = Protocol[flow.protocol.upper()]
-    if protocol is Protocol.ICMP and 6 in (source.family, target.family):
-        protocol = Protocol.ICMPV6
-    return not scope.ports or any(p.matches(protocol, flow.port, ports) for p in scope.ports)
+def blamed(deciders: Deciders, engine: Engine, edit: Edit, flow: Flow) -> bool:
+    """Whether what an edit removes was among what denied a packet."""
+    if not edit.path:
+        places = (engine.place(flow.source), engine.place(flow.destination))
+        about = [one for place in places if place.unit for one in deciders.selecting(place)]
+        return any(policy.key == edit.policy for policy in about)
+    rule = RULE.match(edit.path)
+    assert rule is not None
+    ports = any(one in edit.path for one in ("oPorts", "icmps", "protocols"))
+    path = edit.path if ports else rule[0]
+    return any(
+        part.policy == edit.policy and part.path.startswith(path)
+        for decision in deciders.of(flow)
+        if decision.denied
+        for part in decision.parts
+    )
 
 
 def alike(engine: Engine, one: Flow, other: Flow) -> bool:
@@ -123,16 +121,19 @@ def check(engine: Engine, flow: Flow, found: Addition, dice: Random) -> None:
     assert not after.errors
     before = verdict(engine, flow)
     assert (before == "DENIED") != (verdict(changed, flow) == "DENIED")
-    precise = all(edit.verb != "remove" for edit in found.edits)
-    precise = precise and not engine.places.stands_for_others(flow.destination)
+    deciders = Deciders(engine)
+    removed = [edit for edit in found.edits if edit.verb == "remove"]
+    service = engine.places.stands_for_others(flow.destination)
     for one in questions(engine, flow, dice):
         if engine.places.stands_for_others(one.destination):
             continue
         said = verdict(engine, one), verdict(changed, one)
         if said[0] != said[1]:
-            assert any(named(engine, edit.scope, one) for edit in found.edits), (one, said, found)
-            if precise:
-                assert alike(engine, one, flow), (one, said, found)
+            assert (
+                service
+                or alike(engine, one, flow)
+                or any(blamed(deciders, engine, edit, one) for edit in removed)
+            ), (one, said, found)
 
 
 @sized
