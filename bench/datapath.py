@@ -242,13 +242,13 @@ class Bench:
 
 
 def load_time() -> float:
-    """Milliseconds to load and verify all hooks' programs onto maps that are there."""
+    """Milliseconds of CPU to load and verify all hooks' programs onto maps that are there."""
     node = Node()
     try:
-        start = time.perf_counter()
+        start = time.process_time()
         for name in PROGRAMS:
             node.load(name)
-        return (time.perf_counter() - start) * 1e3
+        return (time.process_time() - start) * 1e3
     finally:
         node.close()
 
@@ -303,7 +303,7 @@ def rows() -> list[Row]:
     found = [row(case.name, net[case.name], h, case.limit) for case in cases]
     found.append(row("one insert into a table like conntrack's", units["one_insert"], h, None))
     loading = statistics.median(load_time() for _ in range(3))
-    name = "programs loaded and verified, all hooks"
+    name = "programs loaded and verified, all hooks, CPU"
     found.append(Row(name, loading, "ms", target="≤ 150", met=loading <= 150))
     return found
 
