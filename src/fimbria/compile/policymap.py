@@ -12,6 +12,7 @@ hit. For equal keys of one precedence the first rule in order wins.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import compress
 from operator import not_
 from typing import TYPE_CHECKING
@@ -205,8 +206,14 @@ class SpecEntries:
                 for tail in named_suffixes(part, way, named.get(number, ()))
             ]
         tails = named_suffixes(part, way, own) if part.name else port_suffixes(part, way)
-        heads = [ANYONE] if peers is None else [number.to_bytes(4, "little") for number in peers]
-        return [head + tail for head in heads for tail in tails]
+        heads = (ANYONE,) if peers is None else _heads(frozenset(peers))
+        return [head + tail for tail in tails for head in heads]
+
+
+@lru_cache(maxsize=16)
+def _heads(peers: frozenset[int]) -> tuple[bytes, ...]:
+    """Return identities as keys begin with them, in order: many rules name the same peers."""
+    return tuple(sorted([number.to_bytes(4, "little") for number in peers]))
 
 
 def _redirects(rule: Rule, part: PortSpec) -> bool:
