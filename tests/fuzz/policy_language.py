@@ -58,9 +58,15 @@ plain_ports = st.one_of(
     record({"port": st.one_of(numbers, st.sampled_from(["0", "http", 80]))}, protocol=protocols),
     record({"port": numbers, "endPort": st.just(65535)}, protocol=protocols),
 )
-tcp_ports = record(
-    {"port": st.one_of(numbers, st.just("http")), "protocol": st.just("TCP")}, endPort=st.just(0)
-)
+
+
+def tcp_ports(*ports: str) -> Strategy:
+    """Ports for a proxy; each proxy has its own, because two of them cannot share one."""
+    return few(
+        record({"port": st.sampled_from(ports), "protocol": st.just("TCP")}, endPort=st.just(0))
+    )
+
+
 http = record(
     path=st.sampled_from(["/a/.*", "/[[:alpha:]]+"]),
     method=st.sampled_from(["GET", "PUT|POST"]),
@@ -74,14 +80,11 @@ kafka = st.one_of(
     record(role=st.just("produce"), topic=words, clientID=words),
     record(apiKey=st.just("fetch"), apiVersion=st.just("1")),
 )
-rules = st.one_of(
-    one_of_fields(http=few(http), kafka=few(kafka)),
-    record({"l7proto": words}, l7=few(st.dictionaries(words, words, max_size=1))),
-)
+r2d2 = record({"l7proto": st.just("r2d2")}, l7=few(st.dictionaries(words, words, max_size=1)))
 contexts = record({"secret": secrets}, trustedCA=words, certificate=words, privateKey=words)
 listeners = record({
     "envoyConfig": record(
-        {"name": words, "kind": st.sampled_from(["CiliumEnvoyConfig"])}), "name": words,
+        {"name": st.just("c"), "kind": st.just("CiliumEnvoyConfig")}), "name": st.just("l"),
 }, priority=st.integers(1, 100))  # fmt: skip
 
 
@@ -91,14 +94,16 @@ def port_rules(*, egress: bool, deny: bool, host: bool) -> Strategy:
     if not deny and not host:
         tls: dict[str, Strategy] = {"terminatingTLS": contexts, "originatingTLS": contexts}
         found += [
-            record({"ports": few(tcp_ports), "rules": rules}, **tls),
-            record({"ports": few(tcp_ports)}, serverNames=few(words), **tls),
+            record({"ports": tcp_ports("80", "http"), "rules": record({"http": few(http)})}, **tls),
+            record({"ports": tcp_ports("9092"), "rules": record({"kafka": few(kafka)})}, **tls),
+            record({"ports": tcp_ports("1", "2"), "rules": r2d2}, **tls),
+            record({"ports": tcp_ports("80", "443")}, serverNames=few(words), **tls),
         ]
     if egress and not deny:
         dns = record({"port": st.just("53")}, protocol=st.sampled_from(["UDP", "ANY", "TCP"]))
         found.append(record({"ports": few(dns), "rules": record({"dns": few(names)})}))
         if not host:
-            found.append(record({"ports": few(tcp_ports), "listener": listeners}))
+            found.append(record({"ports": tcp_ports("65535"), "listener": listeners}))
     return st.one_of(found)
 
 
@@ -174,7 +179,7 @@ network_peers = st.one_of(
 )
 network_specs = record(
     {"podSelector": selectors},
-    ingress=few(record(**{"from": few(network_peers, 0), "ports": few(network_ports, 0)}), 0),
+    ingress=few(record({}, **{"from": few(network_peers, 0), "ports": few(network_ports, 0)}), 0),
     egress=few(record(to=few(network_peers, 0), ports=few(network_ports, 0)), 0),
     policyTypes=st.sampled_from([[], ["Ingress"], ["Egress"], ["Ingress", "Egress"]]),
 )
