@@ -17,6 +17,7 @@ from fimbria.analysis.flows import Flow
 from fimbria.analysis.world import Pod, World
 from fimbria.model.identity import RESERVED
 from fimbria.model.labels import NAMESPACE
+from fimbria.model.peers import CidrGroups, Services
 from fimbria.model.policy import AUDIT_ANNOTATION, PolicyKey, Protocol
 from fimbria.model.policy_parse import parse_policy
 
@@ -89,6 +90,19 @@ def changed(world: World, change: World, deleted: Iterable[PolicyKey] = ()) -> W
         manifests=manifests | dict(change.manifests),
         groups={**world.groups, **change.groups},
     )
+
+
+def unresolved(world: World) -> list[PolicyKey]:
+    """Return the policies that name CIDR groups or Services, of which the world has none."""
+    missing = tuple(
+        kind for kind, have in ((CidrGroups, world.groups), (Services, world.services)) if not have
+    )
+    return [
+        key
+        for key, policy in world.policies.items()
+        if any(isinstance(peer.whom, missing)
+               for spec in policy.specs for rule in spec.rules for peer in rule.peers)
+    ]  # fmt: skip
 
 
 class Cast:

@@ -59,6 +59,7 @@ def whatif(
     """
     from fimbria.analysis import load
     from fimbria.analysis import whatif as analysis
+    from fimbria.analysis.whatif_world import unresolved
 
     if not files and not deleted:
         raise click.UsageError("name the change: -f FILE, --delete KIND/NAMESPACE/NAME")
@@ -79,6 +80,8 @@ def whatif(
     missing = [str(key) for key in keys if key not in world.policies]
     if missing:
         raise CliError(f"there is no {', '.join(missing)}: see `fimbria policy list`")
+    lost = [str(key) for key in unresolved(world)]
+    told((f"{key} names CIDR groups or Services, which are not known here" for key in lost), "note")
     recording = _recording(target, flows)
     told(recording.errors, "error")
     found = analysis.whatif(

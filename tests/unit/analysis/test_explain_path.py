@@ -6,12 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click import UsageError
 from click.testing import CliRunner
 
 from fimbria.analysis import Engine, Flow, load
 from fimbria.analysis.additions import NoAddition, smallest
 from fimbria.analysis.explain_path import explain, lines
 from fimbria.cli.main import root
+from fimbria.cli.policy_explain import end_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -208,6 +210,16 @@ def test_command(tmp_path: Path) -> None:
     assert found["ingress"]["quote"]["lines"]
     assert run("explain", "shop/nobody", "shop/db", "80", *files).exit_code == 1
     assert run("explain", "shop/web", "shop/db", "80:TCP", *files).exit_code == 2
+
+
+def test_ends_of_a_live_question() -> None:
+    """Without manifests a node is asked, in its own words."""
+    assert end_of("web") == {"pod": "default/web"}
+    assert end_of("shop/web") == {"pod": "shop/web"}
+    assert end_of("fd00::1") == {"ip": "fd00::1"}
+    assert end_of("identity:9") == {"identity": 9}
+    with pytest.raises(UsageError, match="with -f only"):
+        end_of("entity:world")
 
 
 def test_trace_from_manifests(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from fimbria.analysis import from_documents
 from fimbria.analysis.whatif import summary, whatif
 from fimbria.analysis.whatif_flows import Recording
-from fimbria.analysis.whatif_world import key_of, of_node
+from fimbria.analysis.whatif_world import key_of, of_node, unresolved
 from fimbria.cli.main import root
 from fimbria.model.policy import PolicyKey
 
@@ -134,6 +134,16 @@ def test_a_nodes_own_documents() -> None:
     found = whatif(world, from_documents([]), [key_of("cnp/default/only-a")],
                    list(recorded(event("b", 1, 80)).seen.values()))  # fmt: skip
     assert (found.allowed, found.otherwise) == (1, 1)
+
+
+def test_what_a_node_does_not_tell() -> None:
+    """A policy that names CIDR groups cannot be judged without them, and is named."""
+    spec: Document = {"endpointSelector": {}, "ingress": [{"fromCIDRSet": [{"cidrGroupRef": "g"}]}]}
+    group = {"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup", "metadata": {"name": "g"},
+             "spec": {"externalCIDRs": ["192.0.2.0/24"]}}  # fmt: skip
+    policy = POLICY | {"spec": spec}
+    assert [key.name for key in unresolved(from_documents([policy]))] == ["only-a"]
+    assert unresolved(from_documents([policy, group])) == []
 
 
 @pytest.mark.parametrize(
