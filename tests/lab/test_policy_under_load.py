@@ -19,6 +19,8 @@ import pytest
 from fimbria.datapath.abi import CtEntry, CtKey
 from fimbria.kernel import netns
 from fimbria.kernel.maps import BpfMap
+from fimbria.lab.client import Lab
+from fimbria.lab.spec import LabSpec
 from tests.lab.hostlab import until
 from tests.lab.truth.sequences import OWN, Load
 from tests.lab.truth.stations import Stations
@@ -39,12 +41,12 @@ from tests.lab.truth.world import Cluster
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fimbria.lab.client import Lab
-
 SERVERS = {"near": "node1", "far": "node2"}
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
-CHANGES = 20
+CHANGES = 40
+own_ports = iter(range(10000, 64000))
+"""Where new connections are sent from: each port once, so that no node remembers it."""
 PODS = "\n---\n".join(
     f"{{kind: Pod, apiVersion: v1, metadata: {{name: {name}, labels: {{app: {app}}}}}, "
     f"spec: {{nodeName: {node}, containers: [{{name: main, image: fimbria/sleep}}]}}}}"
@@ -91,20 +93,35 @@ def refused(cluster: Cluster, node: str) -> int:
     )
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A client, and a server on each node."""
+    manifest = tmp_path_factory.mktemp("load") / "pods.yaml"
+    manifest.write_text(PODS)
+    lab = Lab.up(LabSpec(f"versions-{os.getpid()}", ipv6=True), [manifest])
+    yield Cluster(lab, {})
+    lab.down()
+
+
+@pytest.fixture(autouse=True)
+def clean(cluster: Cluster) -> None:
+    """No policies of other tests: theirs have the same names."""
+    cluster.switch([])
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_packet_is_judged_by_one_version(make_lab: Callable[..., Lab], kind: str) -> None:
+def test_every_packet_is_judged_by_one_version(cluster: Cluster, kind: str) -> None:
     """As many changes are seen as were made, none is late, and the kernels count what is missing.
 
     New connections, lasting ones and what comes back on these, on both nodes, both families. A
     lasting one that lost its permission stops with the revision, and goes on with the next.
     """
     made = KINDS[kind]
-    cluster = Cluster(make_lab(PODS, ipv6=True), {})
     with closing(Stations(cluster.stations())) as stations, sinks(cluster):
         objects = [*made.others, made.version(1)]
         groups = [one for one in objects if one["kind"] == "CiliumCIDRGroup"]
         cluster.switch([one for one in objects if one not in groups], groups)
-        load = Load(cluster, stations, made)
+        load = Load(cluster, stations, made, own_ports)
         load.establish(1)
         cluster.change(made.version(0))
         load.establish(0)
@@ -178,12 +195,11 @@ def inside(lab: Lab, pod: str, make: Callable[[], socket.socket]) -> socket.sock
         os.close(space)
 
 
-def test_a_connection_stops_and_goes_on(make_lab: Callable[..., Lab]) -> None:
+def test_a_connection_stops_and_goes_on(cluster: Cluster) -> None:
     """Without permission no segment of a connection passes in either direction.
 
     With it again, what was held back arrives.
     """
-    cluster = Cluster(make_lab(PODS, ipv6=True), {})
     cluster.switch([cilium(0)])
     with connections(cluster) as ends:
         every = [end for some in ends.values() for end in some]

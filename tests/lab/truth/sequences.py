@@ -18,14 +18,13 @@ from tests.lab.truth.versions import PORTS, Kind
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Iterator
 
     from tests.lab.truth.stations import Stations
     from tests.lab.truth.world import Cluster
 
 OWN = {7001: 8001, 7002: 8002}
 """Where flows to these ports that last are sent from."""
-FIRST_OWN, LAST_OWN = 10000, 64000
-"""Where the others are sent from, each port once."""
 
 
 @dataclass
@@ -77,10 +76,15 @@ class Sequence:
 
 
 class Load:
-    """All sequences, sent in turns until told to stop."""
+    """All sequences, sent in turns until told to stop.
 
-    def __init__(self, cluster: Cluster, stations: Stations, kind: Kind) -> None:
-        self.cluster, self.stations = cluster, stations
+    `own` gives ports that nothing was sent from yet.
+    """
+
+    def __init__(
+        self, cluster: Cluster, stations: Stations, kind: Kind, own: Iterator[int]
+    ) -> None:
+        self.cluster, self.stations, self._own = cluster, stations, own
         self.numbers = 0
         self.revisions = {
             node["name"]: BpfMap.open(Path(node["bpffs"]) / "tc/globals/cilium_runtime_config")
@@ -119,15 +123,16 @@ class Load:
 
     def send(self, over: threading.Event) -> None:
         """Send a packet of every sequence to both ports, again and again."""
-        for own in range(FIRST_OWN, LAST_OWN):
-            if over.is_set():
-                break
+        for own in self._own:
+            last = over.is_set()  # what came into force before must be seen, too
             for one in self.sequences:
                 for version in (0, 1):
                     sent = Sent(self.next(), version, self.revision(one.node))
                     one.sent.append(sent)
                     self.stations.send(one.probe(sent.number, version, own))
             self.stations.take(0)
+            if last:
+                break
         else:
             raise AssertionError("no ports left")
         while self.stations.take(0.25):
