@@ -210,10 +210,12 @@ static __always_inline bool begin(struct flow *f, __u8 hook)
 }
 
 /* The packet may go: sends it. */
-static __always_inline int dispatch(struct __sk_buff *skb, struct flow *f)
+__global int dispatch(struct __sk_buff *skb, struct flow *f)
 {
 	int ret;
 
+	if (!f)
+		return -DROP_INVALID;
 	f->forward.identity = f->carried;
 	if (is_hop(f->hook) && f->t.ttl <= 1 && f->forward.action != ACTION_STACK)
 		return DROP(f, FILE_REWRITE, DROP_TTL_EXCEEDED);
