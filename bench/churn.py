@@ -47,7 +47,7 @@ NUMBERS = range(1_000, 65_536)
 STALL, STALLS = 0.05, "fimbria_loop_busy_seconds"
 LAST_PORT = FIRST_PORT + (POLICIES // WORKLOADS - 1) // 2 * 2
 """The last port that lets newcomers in."""
-WRITERS = 4
+WRITERS, LOOK = 4, 0.002
 IDENTITIES = f"{CILIUM}/ciliumidentities"
 ENDPOINTS = f"{CILIUM}/namespaces/default/ciliumendpoints"
 
@@ -202,6 +202,8 @@ class Newcomers:
         self.written: dict[int, float] = {}
         self.answered: dict[int, float] = {}
         self.enforced: dict[int, float] = {}
+        self.oversleep: list[float] = []
+        """By how much sleeps of LOOK were too long, seconds: how busy others keep the machine."""
         self._late = [0.0] * WRITERS
         _, known = cluster.api("GET", IDENTITIES)
         taken = {int(one["metadata"]["name"]) for one in known["items"]}
@@ -249,7 +251,9 @@ class Newcomers:
             for number in list(self.written.keys() - self.enforced.keys()):
                 if self._kernel.enforced(number, self._names[number], maps):
                     self.enforced[number] = time.perf_counter()
-            time.sleep(0.002)
+            begin = time.perf_counter()
+            time.sleep(LOOK)
+            self.oversleep.append(time.perf_counter() - begin - LOOK)
 
 
 def stalls(socket_path: str) -> tuple[int, int, float]:
@@ -274,28 +278,24 @@ def measure(seconds: int) -> list[Row]:
         cluster.cli("policy", "wait", node="node1")
         settle(node["agent_pid"])
         newcomers = Newcomers(cluster, node["bpffs"], seconds)
-        before, used, start = (
-            stalls(node["socket"]),
-            cpu_seconds(node["agent_pid"]),
-            time.monotonic(),
-        )
+        before, used = stalls(node["socket"]), cpu_seconds(node["agent_pid"])
         newcomers.run()
-        used = (cpu_seconds(node["agent_pid"]) - used) / (time.monotonic() - start)
+        used = (cpu_seconds(node["agent_pid"]) - used) / newcomers.count
         after = stalls(node["socket"])
     times = sorted((at - newcomers.written[n]) * 1e3 for n, at in newcomers.enforced.items())
     told = sorted((newcomers.answered[n] - at) * 1e3 for n, at in newcomers.written.items())
     if len(times) < newcomers.count:
         raise RuntimeError(f"only {len(times)} of {newcomers.count} newcomers were enforced")
     what = f"{RATE} new identities/s for {seconds} s, {POLICIES} policies, written → enforced"
-    behind = f"writers at most {newcomers.late * 1e3:.0f} ms late"
-    answer = f"ms, the API's answer, {behind}"
+    behind = f"ms, a sleep's excess, writers at most {newcomers.late * 1e3:.0f} late"
     p50, p99 = statistics.median(times), times[int(len(times) * 0.99)]
-    slow = told[int(len(told) * 0.99)]
+    asleep = sorted(newcomers.oversleep)
+    slow = asleep[int(len(asleep) * 0.99)] * 1e3
     return [
         Row(f"{what}, p50", p50, "ms", statistics.median(told), "ms, the API's answer"),
-        Row(f"{what}, p99", p99, "ms", slow, answer, None, "≤ 100", p99 <= 100),
+        Row(f"{what}, p99", p99, "ms", slow, behind, None, "≤ 100", p99 <= 100),
         at_most(f"loop stalls > {STALL * 1e3:g} ms meanwhile", after[1] - before[1], "", 0),
-        Row("agent CPU meanwhile", used, "cores"),
+        Row("agent CPU for one that comes and goes", used * 1e3, "ms"),
     ]
 
 
