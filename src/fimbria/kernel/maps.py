@@ -238,9 +238,13 @@ class BpfMap:
         """Writes many elements in the mapping's order; if it raises, a prefix has been written."""
         keys = list(pairs)
         for chunk in (keys[i : i + _BATCH_SIZE] for i in range(0, len(keys), _BATCH_SIZE)):
-            for key in chunk:
-                self._checked_key(key)
-            values = b"".join([self._checked(pairs[key]) for key in chunk])
+            rows = [pairs[key] for key in chunk]
+            # Whole chunks at once: policy maps have many thousands of elements.
+            if {*map(len, chunk)} - {self.key_size} or {*map(len, rows)} - {self.slot_size}:
+                for key, value in zip(chunk, rows, strict=True):
+                    self._checked_key(key)
+                    self._checked(value)
+            values = b"".join(rows)
             try:
                 self._batch(Cmd.MAP_UPDATE_BATCH, chunk, values)
             except BpfError as error:
