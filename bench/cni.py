@@ -26,7 +26,7 @@ def rows() -> list[Row]:
         config = json.dumps(
             {
                 "cniVersion": "1.1.0",
-                "name": "fimbria",
+                "name": "cilium",
                 "type": "fimbria-cni",
                 "agent-socket": node["socket"],
             }
