@@ -53,6 +53,23 @@ def test_life_of_an_attachment(loaded: LoadedObject, pins: Path, space: int) -> 
         assert list(pins.iterdir()) == []
 
 
+def test_a_device_of_another_name(loaded: LoadedObject, pins: Path, space: int) -> None:
+    """Its link stays, and is pinned under the new name."""
+    fd = loaded.programs["probe_drop"].fd
+    old, new = pins / "pod0_ingress", pins / "wan0_ingress"
+    with Net(space) as net:
+        device = net.veth_create("pod0", "pod1")
+
+        def put(pin: Path) -> Outcome:
+            return netns.run_in(space, lambda: attach.attach(fd, device, Side.INGRESS, pin))
+
+        assert put(old) is Outcome.CREATED
+        before = attach.inspect(old)
+        assert put(new) is Outcome.UPDATED
+        assert attach.inspect(new) == before
+        assert list(pins.iterdir()) == [new]
+
+
 def test_a_device_that_goes(loaded: LoadedObject, pins: Path, space: int) -> None:
     """A pin whose device is gone is known as such, removed, and replaced by the next device's."""
     fd = loaded.programs["probe_drop"].fd

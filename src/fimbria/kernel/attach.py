@@ -54,8 +54,9 @@ def attach(prog_fd: int, ifindex: int, side: Side, pin: Path) -> Outcome:
     """Sees to it that the program is attached to that side of the device, pinned at `pin`.
 
     A pinned link that is alive on that device is updated in one step (0.1 ms); one whose device is
-    gone, or another, is removed. A new link makes the kernel wait, with its network lock held,
-    until all CPUs have seen it (about 8 ms): attach last, and not on an event loop.
+    gone, or another, is removed; one of this device that is pinned under another name, because the
+    device was renamed, gets the new pin. A new link makes the kernel wait, with its network lock
+    held, until all CPUs have seen it (about 8 ms): attach last, and not on an event loop.
 
     Raises BpfError (is_gone if there is no such device), UnsupportedKernel where there is no TCX.
     """
@@ -73,12 +74,28 @@ def attach(prog_fd: int, ifindex: int, side: Side, pin: Path) -> Outcome:
         finally:
             os.close(link)
     detach(pin)
-    link = _create(prog_fd, ifindex, side)
+    try:
+        link = _create(prog_fd, ifindex, side)
+    except BpfError as error:
+        # The device has another name now: its link is pinned under the old one.
+        if error.errno != errno.EEXIST or not _moved(pin, ifindex, side):
+            raise
+        return Outcome.UPDATED
     try:
         bpf.pin(link, pin)
     finally:
         os.close(link)
     return Outcome.CREATED
+
+
+def _moved(pin: Path, ifindex: int, side: Side) -> bool:
+    """Rename the pin of the link that is on that side of the device; False if there is none."""
+    for other in pin.parent.iterdir():
+        found = inspect(other)
+        if found is not None and (found.ifindex, found.side) == (ifindex, side):
+            other.rename(pin)
+            return True
+    return False
 
 
 def inspect(pin: Path) -> Attached | None:
