@@ -29,8 +29,8 @@ test: build ## the whole test suite (root)
 	@scripts/packages.sh run test
 	@$(PY) -m pytest -p no:cacheprovider $(PYTEST_ARGS)
 
-test-unit: setup ## the tests that need no root, in under 30 s
-	@$(PY) -m pytest -q -m "not root and not slow" -n auto $(PYTEST_ARGS)
+test-unit: setup ## unit tests and fuzz that need no root, in under a minute
+	@$(PY) -m pytest -q -m "not root and not slow" -n auto --ignore=tests/property $(PYTEST_ARGS)
 
 check: setup ## format, lint, types, import layers, generated code
 	@$(PY) scripts/check.py
