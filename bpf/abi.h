@@ -403,6 +403,7 @@ enum source_file {
 	FILE_FROM_OVERLAY = 13,
 	FILE_FROM_HOST = 14,
 	FILE_TO_CONTAINER = 15,
+	FILE_JUDGEMENT = 16,
 };
 
 /* Numbers of drop reasons: Cilium's, negated on the way through the stages. */

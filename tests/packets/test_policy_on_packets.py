@@ -69,7 +69,7 @@ def test_policy_drop_says_why(node: Node, at: Addresses) -> None:
     assert (event.saddr, event.daddr) == (mapped(at.own), mapped(at.remote))
     assert (event.sport, event.dport, event.protocol) == (4000, 80, 6)
     assert bool(event.flags & abi.EventFlags.IPV6) == (":" in at.own)
-    assert event.file == abi.SourceFile.POLICY
+    assert event.file == abi.SourceFile.JUDGEMENT
     assert event.line
     assert node.metric(DropReason.POLICY, abi.Direction.EGRESS) == 1
     assert not node.entries()

@@ -286,6 +286,7 @@ class SourceFile(IntEnum):
     FROM_OVERLAY = 13
     FROM_HOST = 14
     TO_CONTAINER = 15
+    JUDGEMENT = 16
 
 
 class DropReason(IntEnum):
@@ -1299,9 +1300,9 @@ FINGERPRINTS: Final[dict[str, str]] = {
     "enum event_flags": "250572d837c6478f",
     "enum policy_match": "1732e3b55f623bca",
     "struct event": "13e1488d31da7260",
-    "enum source_file": "5201af27a4a3236b",
+    "enum source_file": "58621811186b02c9",
     "enum drop_reason": "bc9c98c56eaeaece",
 }
 
 #: Fingerprint of all of them.
-FINGERPRINT: Final = "8f0f3ca8824d12c6"
+FINGERPRINT: Final = "fb362120b69b9b14"
