@@ -54,12 +54,12 @@ log = logging.getLogger(__name__)
 
 
 class Api:
-    """The API over one registry."""
+    """The API over the objects of one store."""
 
-    def __init__(self, registry: Registry, auth: Authenticator, now: Callable[[], float]) -> None:
+    def __init__(self, objects: Registry, auth: Authenticator, now: Callable[[], float]) -> None:
         """`now` gives the time as seconds since the epoch (for ages in tables)."""
-        self._registry = registry
-        self._store = registry.store
+        self._objects = objects
+        self._store = objects.store
         self._auth = auth
         self._now = now
 
@@ -129,7 +129,7 @@ class Api:
     async def _get(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         if "watch" in request.query and list_options(request.query).watch:
             raise errors.bad_request("watch lists, with a fieldSelector metadata.name=NAME")
-        entry = self._registry.find(target.resource, target.namespace, target.name)
+        entry = self._objects.find(target.resource, target.namespace, target.name)
         await self._store.committed(entry.rv)
         return json_response(self._render(request, target)(entry))
 
@@ -213,7 +213,7 @@ class Api:
         if target.resource.namespaced and not namespace:
             raise errors.bad_request("an object of this kind is created in a namespace")
         dry = dry_run(request.query)
-        body = self._registry.create(target.resource, namespace, document, dry_run=dry)
+        body = self._objects.create(target.resource, namespace, document, dry_run=dry)
         await self._store.committed()
         return json_response(body, 201)
 
@@ -221,9 +221,9 @@ class Api:
         self, request: web.BaseRequest, target: Target, change: Callable[[Object], Any]
     ) -> web.StreamResponse:
         """Update with what `change` makes of the current object."""
-        current = self._registry.find(target.resource, target.namespace, target.name).decode()
+        current = self._objects.find(target.resource, target.namespace, target.name).decode()
         document = change(current)
-        body = self._registry.update(
+        body = self._objects.update(
             target.resource,
             target.namespace,
             target.name,
@@ -236,8 +236,8 @@ class Api:
 
     async def _delete(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         options = delete_options(request.query, await read_object(request, optional=True))
-        entry = self._registry.find(target.resource, target.namespace, target.name)
-        body, gone = self._registry.delete(target.resource, target.namespace, target.name, options)
+        entry = self._objects.find(target.resource, target.namespace, target.name)
+        body, gone = self._objects.delete(target.resource, target.namespace, target.name, options)
         await self._store.committed()
         if not gone:
             return json_response(body)
@@ -259,7 +259,7 @@ class Api:
                 continue
             if match is None or match(entry):
                 bodies.append(
-                    self._registry.delete(target.resource, entry.namespace, entry.name, options)[0]
+                    self._objects.delete(target.resource, entry.namespace, entry.name, options)[0]
                 )
         await self._store.committed()
         opening = encode(
@@ -283,7 +283,7 @@ class Api:
 
             change = replace
         code, body = subresources.serve(
-            self._registry, target, request.method, change, dry_run(request.query)
+            self._objects, target, request.method, change, dry_run(request.query)
         )
         await self._store.committed()
         return json_response(body, code)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fimbria.cli.policy_eval import half, told
-from fimbria.cli.worldoptions import enforcement_options
+from fimbria.cli.worldoptions import enforcement_options, form_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,10 +27,7 @@ SHOWN = 3
     "-f", "--file", "files", multiple=True, metavar="PATH",
     help="Pods, nodes and the like that both versions have; may be given several times.",
 )  # fmt: skip
-@click.option(
-    "-o", "--output", "form", type=click.Choice(["table", "json"]), default="table",
-    show_default=True, help="A table, or one JSON document.",
-)  # fmt: skip
+@form_option
 @enforcement_options
 def difference(
     old: str,

@@ -10,7 +10,7 @@ import click
 
 from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit
-from fimbria.cli.worldoptions import enforcement_options, node_labels_option
+from fimbria.cli.worldoptions import enforcement_options, files_option, node_labels_option
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -23,10 +23,7 @@ WRONG_INPUT, DIFFERENT = 2, 1
 
 
 @click.command("eval")
-@click.option(
-    "-f", "--file", "files", multiple=True, required=True, metavar="PATH",
-    help="Manifests: a file, a folder, - for standard input; may be given several times.",
-)  # fmt: skip
+@files_option(required=True)
 @click.option(
     "--flows", "flows", required=True, metavar="FILE",
     help="Flows, one JSON object a line; - for standard input.",

@@ -12,7 +12,7 @@ from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, emit
 from fimbria.cli.policy_eval import told
 from fimbria.cli.target import Target, agent_command
-from fimbria.cli.worldoptions import enforcement_options
+from fimbria.cli.worldoptions import enforcement_options, files_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,11 +24,7 @@ _PORT = re.compile(r"(\d{1,5})(?:/([A-Za-z0-9]+))?")
 
 def world_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command `-f` and how policies are enforced; they make an engine (`engine_of`)."""
-    function = enforcement_options(function)
-    return click.option(
-        "-f", "--file", "files", multiple=True, metavar="PATH",
-        help="Manifests: a file, a folder, - for standard input; may be given several times.",
-    )(function)  # fmt: skip
+    return files_option(required=False)(enforcement_options(function))
 
 
 def engine_of(files: tuple[str, ...], enable_policy: str, cidr_match: frozenset[str]) -> Engine:

@@ -10,7 +10,7 @@ import click
 
 from fimbria.cli.output import Format, Table, emit
 from fimbria.cli.policy_eval import half, told
-from fimbria.cli.worldoptions import enforcement_options
+from fimbria.cli.worldoptions import enforcement_options, files_option, form_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,18 +22,12 @@ REFUTED, WRONG_INPUT = 1, 2
 
 @click.command("prove")
 @click.argument("assertions", nargs=-1, metavar="[ASSERTION]...")
-@click.option(
-    "-f", "--file", "files", multiple=True, required=True, metavar="PATH",
-    help="Manifests: a file, a folder, - for standard input; may be given several times.",
-)  # fmt: skip
+@files_option(required=True)
 @click.option(
     "--assertions", "listed", multiple=True, metavar="FILE",
     help="A file of assertions, one a line; # begins a comment.",
 )  # fmt: skip
-@click.option(
-    "-o", "--output", "form", type=click.Choice(["table", "json"]), default="table",
-    show_default=True, help="A table, or one JSON document.",
-)  # fmt: skip
+@form_option
 @enforcement_options
 def proof(
     assertions: tuple[str, ...],

@@ -21,6 +21,22 @@ def match_modes(ctx: click.Context, parameter: click.Parameter, value: str) -> f
     return modes
 
 
+def files_option(*, required: bool) -> Callable[[_F], _F]:
+    """Give a command `files`: where the manifests are."""
+    return click.option(
+        "-f", "--file", "files", multiple=True, required=required, metavar="PATH",
+        help="Manifests: a file, a folder, - for standard input; may be given several times.",
+    )  # fmt: skip
+
+
+def form_option(command: _F) -> _F:
+    """Give a command `form`: a table, or JSON."""
+    return click.option(
+        "-o", "--output", "form", type=click.Choice(["table", "json"]), default="table",
+        show_default=True, help="A table, or one JSON document.",
+    )(command)  # fmt: skip
+
+
 def enforcement_options(command: _F) -> _F:
     """Give a command `enable_policy` and `cidr_match`, as `analysis.Engine` takes them."""
     command = click.option(
