@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TRAFFIC = Path(__file__).with_name("traffic.py")
 SORTS = ("stream", "request", "connect", "udp", "ping", "forbidden")
 
-PODS = """
+CLIENT_AND_SERVERS = """
 {kind: Pod, apiVersion: v1, metadata: {name: client, labels: {app: client}},
  spec: {nodeName: node1, containers: [{name: main, image: fimbria/sleep}]}}
 ---
@@ -32,7 +32,12 @@ PODS = """
 {kind: Pod, apiVersion: v1, metadata: {name: far, labels: {app: server}},
  spec: {nodeName: node2, containers: [{name: main, image: fimbria/sleep}]}}
 ---
-apiVersion: cilium.io/v2
+"""
+"""A client, a server beside it, and one on the other node."""
+
+PODS = (
+    CLIENT_AND_SERVERS
+    + """apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
 metadata: {name: only-what-is-allowed, namespace: default}
 spec:
@@ -43,6 +48,7 @@ spec:
   - fromEndpoints: [{matchLabels: {app: client}}]
     icmps: [{fields: [{type: 8}, {family: IPv6, type: EchoRequest}]}]
 """
+)
 
 
 def inside(lab: Lab, pod: str, *words: str) -> subprocess.Popen[str]:

@@ -20,6 +20,7 @@ import pytest
 
 from fimbria.datapath import abi
 from fimbria.kernel.maps import BpfMap
+from tests.lab.load import CLIENT_AND_SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -51,19 +52,13 @@ SIZE = (
     else Size(2_000, 300, 10_000, 3, SMALL)
 )
 
-PODS = """
-{kind: Pod, apiVersion: v1, metadata: {name: client, labels: {app: client}},
- spec: {nodeName: node1, containers: [{name: main, image: fimbria/sleep}]}}
----
+PODS = (
+    CLIENT_AND_SERVERS
+    + """\
 {kind: Pod, apiVersion: v1, metadata: {name: attacker, labels: {app: client}},
  spec: {nodeName: node1, containers: [{name: main, image: fimbria/sleep}]}}
----
-{kind: Pod, apiVersion: v1, metadata: {name: near, labels: {app: server}},
- spec: {nodeName: node1, containers: [{name: main, image: fimbria/sleep}]}}
----
-{kind: Pod, apiVersion: v1, metadata: {name: far, labels: {app: server}},
- spec: {nodeName: node2, containers: [{name: main, image: fimbria/sleep}]}}
 """
+)
 
 
 @pytest.fixture(scope="session")

@@ -92,12 +92,14 @@ class Cluster:
 
     def restart_agents(self) -> None:
         """Kill all agents; return when others are there and know the cluster."""
-        old = [node["agent_pid"] for node in self.lab.status()["nodes"]]
+        old = self._agents()
         for pid in old:
             os.kill(pid, signal.SIGKILL)
-        new = lambda: [node["agent_pid"] for node in self.lab.status()["nodes"]]  # noqa: E731
-        until(lambda: all(new()) and not set(new()) & set(old))
+        until(lambda: all(new := self._agents()) and not set(new) & set(old))
         until(self._ready)
+
+    def _agents(self) -> list[int]:
+        return [node["agent_pid"] for node in self.lab.status()["nodes"]]
 
     def _ready(self) -> bool:
         try:

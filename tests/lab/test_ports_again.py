@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.load import CLIENT_AND_SERVERS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -16,16 +18,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.root
 
 # answers pass only as answers: the server may open nothing, the client accept nothing
-MANIFEST = """
-{kind: Pod, apiVersion: v1, metadata: {name: client, labels: {app: client}},
- spec: {nodeName: node1, containers: [{name: main, image: fimbria/sleep}]}}
----
-{kind: Pod, apiVersion: v1, metadata: {name: near, labels: {app: server}},
- spec: {nodeName: node1, containers: [{name: main, image: fimbria/sleep}]}}
----
-{kind: Pod, apiVersion: v1, metadata: {name: far, labels: {app: server}},
- spec: {nodeName: node2, containers: [{name: main, image: fimbria/sleep}]}}
----
+MANIFEST = (
+    CLIENT_AND_SERVERS
+    + """\
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
 metadata: {name: one-way, namespace: default}
@@ -41,6 +36,7 @@ specs:
       - toEndpoints: [{matchLabels: {app: server}}]
         toPorts: [{ports: [{port: "7000", protocol: TCP}]}]
 """
+)
 
 SERVER = """
 import socket
