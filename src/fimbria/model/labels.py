@@ -24,6 +24,8 @@ NAMESPACE = "io.kubernetes.pod.namespace"
 NAMESPACE_LABELS = "io.cilium.k8s.namespace.labels"
 SERVICE_ACCOUNT = "io.cilium.k8s.policy.serviceaccount"
 CLUSTER = "io.cilium.k8s.policy.cluster"
+_GIVEN = (NAMESPACE, NAMESPACE_LABELS, SERVICE_ACCOUNT, CLUSTER)
+"""How keys begin that say where a pod runs: whoever writes the pod cannot choose them."""
 
 DEFAULT_RULES = (
     r"reserved:.* io\.kubernetes\.pod\.namespace io\.cilium\.k8s\.namespace\.labels "
@@ -144,8 +146,13 @@ class LabelFilter:
         service_account: str,
         cluster: str,
     ) -> Labels:
-        """Return a pod's identity labels, from its own labels and where it runs."""
-        found = [Label("k8s", key, value) for key, value in labels.items()]
+        """Return a pod's identity labels, from its own labels and where it runs.
+
+        What a pod says itself about where it runs does not count.
+        """
+        found = [
+            Label("k8s", key, value) for key, value in labels.items() if not key.startswith(_GIVEN)
+        ]
         found += [
             Label("k8s", f"{NAMESPACE_LABELS}.{key}", value)
             for key, value in namespace_labels.items()

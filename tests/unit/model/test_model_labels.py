@@ -25,6 +25,22 @@ def test_pod_labels_say_where_it_runs() -> None:
     )
 
 
+def test_pods_do_not_say_where_they_run() -> None:
+    """Labels that a pod takes for itself must not let it pass for one of another namespace."""
+    claims = {
+        "io.cilium.k8s.namespace.labels.team": "ops",
+        "io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name": "kube-system",
+        "io.kubernetes.pod.namespace": "kube-system",
+        "io.cilium.k8s.policy.serviceaccount": "root",
+        "io.cilium.k8s.policy.cluster": "other",
+    }
+    plain = pod_labels({"a": "b"}, "ns", {}, "", "c")
+    assert pod_labels({"a": "b", **claims}, "ns", {}, "", "c") == plain
+    assert pod_labels({"a": "b", **claims}, "ns", {}, "", "c", "k8s:io") == (
+        pod_labels({"a": "b"}, "ns", {}, "", "c", "k8s:io")
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "counts"),
     [
