@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 def cilium_peers(rule: Fields, place: Place, reading: Reading) -> tuple[Peer, ...] | None:
-    """Take the peer fields of a rule; None if there are none. Raises PolicyError."""
+    """Take the peer fields of a rule; None if there are none. Raises PolicyError.
+
+    An empty list names nobody, and may stand beside another.
+    """
     end = place.end
     endpoints, nodes = f"{end}Endpoints", f"{end}Nodes"
     rule.refuse([f"{end}Requires"], f"is not supported: put the demands into every {endpoints}")
@@ -41,15 +44,17 @@ def cilium_peers(rule: Fields, place: Place, reading: Reading) -> tuple[Peer, ..
         if place.deny:
             rule.refuse(["toFQDNs"], "a denial cannot name names of the DNS")
         readers |= {"toServices": _service, "toFQDNs": _name}
-    before, found = "", None
+    before: str = ""
+    found: tuple[Peer, ...] | None = None
     for name, read in readers.items():
         groups = rule.each(name, lambda v, p, r=read: r(v, p, reading))
         if groups is None:
             continue
-        if found is not None:
+        if groups and before:
             both = f"{_title(before)} and {_title(name)}"
             raise PolicyError(rule.at(name), f"Combining {both} is not supported yet")
-        before, found = name, tuple(peer for group in groups for peer in group)
+        before = name if groups else before
+        found = (*(found or ()), *(peer for group in groups for peer in group))
     return found
 
 

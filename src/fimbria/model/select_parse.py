@@ -5,6 +5,7 @@ Source of the rules: Cilium's EndpointSelector (control-plane reference, selecto
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from fimbria.model.fields import Fields, word
@@ -16,11 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 K8S_NAMESPACE = f"k8s:{NAMESPACE}"
-_NAMESPACE_KEYS = tuple(
-    f"{source}:{key}" for source in ("k8s", "any") for key in (NAMESPACE, NAMESPACE_LABELS)
-)
+_NAMES = (K8S_NAMESPACE, f"any:{NAMESPACE}")
+_NAMESPACES_BY_LABEL = (f"k8s:{NAMESPACE_LABELS}", f"any:{NAMESPACE_LABELS}")
 _OPERATORS = {str(operator): operator for operator in Operator}
 _WITH_VALUES = (Operator.IN, Operator.NOT_IN)
+_POSITIVE = (Operator.IN, Operator.EXISTS)
+_INIT = "reserved:init"
+
+_PART = r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+_DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_KEY = re.compile(rf"(?=[^/]{{1,253}}(/|$))({_DOMAIN}(\.{_DOMAIN})*/)?(?=[^/]{{1,63}}$){_PART}")
+_VALUE = re.compile(rf"(?=.{{0,63}}$)({_PART})?")
 
 
 def label_selector(value: Any, path: str, prefix: Callable[[str], str]) -> Selector:
@@ -29,7 +36,8 @@ def label_selector(value: Any, path: str, prefix: Callable[[str], str]) -> Selec
     Raises PolicyError.
     """
     fields = Fields(value, path)
-    found = [equals(_key(key, fields.at("matchLabels"), prefix), text)
+    at = fields.at("matchLabels")
+    found = [equals(_key(key, at, prefix), _value(text, f"{at}.{key}"))
              for key, text in fields.texts("matchLabels").items()]  # fmt: skip
     found += fields.each("matchExpressions", lambda v, p: _expression(v, p, prefix)) or ()
     fields.done()
@@ -83,15 +91,15 @@ def subject(chosen: Selector, namespace: str, path: str) -> Selector:
     """Return an endpointSelector with the namespace rule applied.
 
     A namespaced policy is about pods of its own namespace, a clusterwide one about pods of any;
-    pods that have no identity yet (reserved:init) have no namespace. Raises PolicyError for a
-    namespaced policy that names another namespace.
+    pods that have no identity yet have no namespace, and who demands `reserved:init` selects
+    nobody else. Raises PolicyError for a namespaced policy that names another namespace.
     """
-    if chosen.names("reserved:init", "any:init"):
+    if any(row.key == _INIT and row.operator in _POSITIVE for row in chosen.requirements):
         return chosen
     if not namespace:
         return chosen.also(exists(K8S_NAMESPACE))
     for row in chosen.requirements:
-        named = row.key in (K8S_NAMESPACE, f"any:{NAMESPACE}") and row.operator is Operator.IN
+        named = row.key in _NAMES and row.operator is Operator.IN
         if named and row.values != (namespace,):
             raise PolicyError(path, f"selects pods of another namespace than its own, {namespace}")
     return chosen.also(equals(K8S_NAMESPACE, namespace))
@@ -100,11 +108,16 @@ def subject(chosen: Selector, namespace: str, path: str) -> Selector:
 def peer(chosen: Selector, namespace: str) -> Selector:
     """Return a peer's selector with the namespace rule applied: own namespace unless one is named.
 
-    Labels of source `reserved` stand for themselves. In a clusterwide policy a peer is any pod.
+    Labels of source `reserved` stand for themselves. In a clusterwide policy a peer is any pod;
+    naming namespaces by their labels, also by those that they lack, does not change that.
     """
-    if chosen.has_source("reserved") or chosen.names(*_NAMESPACE_KEYS):
+    if chosen.has_source("reserved") or any(row.key in _NAMES for row in chosen.requirements):
         return chosen
-    return chosen.also(equals(K8S_NAMESPACE, namespace) if namespace else exists(K8S_NAMESPACE))
+    if not namespace:
+        return chosen.also(exists(K8S_NAMESPACE))
+    if chosen.names(*_NAMESPACES_BY_LABEL):
+        return chosen
+    return chosen.also(equals(K8S_NAMESPACE, namespace))
 
 
 def _expression(value: Any, path: str, prefix: Callable[[str], str]) -> Requirement:
@@ -114,7 +127,7 @@ def _expression(value: Any, path: str, prefix: Callable[[str], str]) -> Requirem
     operator = _OPERATORS.get(text)
     if operator is None:
         raise PolicyError(fields.at("operator"), f"{text!r} is none of {', '.join(_OPERATORS)}")
-    values = fields.each("values", word) or ()
+    values = fields.each("values", lambda v, p: _value(word(v, p), p)) or ()
     fields.done()
     if bool(values) != (operator in _WITH_VALUES):
         wanted = "at least one value" if operator in _WITH_VALUES else "no values"
@@ -123,6 +136,15 @@ def _expression(value: Any, path: str, prefix: Callable[[str], str]) -> Requirem
 
 
 def _key(key: str, path: str, prefix: Callable[[str], str]) -> str:
-    if not key or key.startswith(":") or key.endswith(":"):
+    """Return `source:key`. A key that no label can have would be a demand that nobody meets."""
+    full = prefix(key)
+    source, _, name = full.partition(":")
+    if not source or not _KEY.fullmatch(name.removeprefix(f"{NAMESPACE_LABELS}.")):
         raise PolicyError(path, f"{key!r} is no label key")
-    return prefix(key)
+    return full
+
+
+def _value(text: str, path: str) -> str:
+    if not _VALUE.fullmatch(text):
+        raise PolicyError(path, f"{text!r} is no value of a label")
+    return text

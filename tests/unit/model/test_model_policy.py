@@ -48,7 +48,16 @@ def with_ingress(rule: Any) -> Policy:
         ({"fromEndpoints": [{"matchExpressions": [{"key": "a", "operator": "In"}]}]},
          "spec.ingress[0].fromEndpoints[0].matchExpressions[0].values"),
         ({"fromEntities": ["moon"]}, "spec.ingress[0].fromEntities[0]"),
-        ({"fromEntities": ["all"], "fromEndpoints": []}, "spec.ingress[0].fromEntities"),
+        ({"fromEntities": ["all"], "fromEndpoints": [{}]}, "spec.ingress[0].fromEntities"),
+        ({"fromEndpoints": [{"matchLabels": {"a b": "c"}}]},
+         "spec.ingress[0].fromEndpoints[0].matchLabels"),
+        ({"fromEndpoints": [{"matchLabels": {"k8s:a": "b,c"}}]},
+         "spec.ingress[0].fromEndpoints[0].matchLabels.k8s:a"),
+        ({"fromEndpoints": [{"matchExpressions": [{"key": "a/b/c", "operator": "Exists"}]}]},
+         "spec.ingress[0].fromEndpoints[0].matchExpressions[0].key"),
+        ({"fromEndpoints": [
+            {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b", "c*"]}]}]},
+         "spec.ingress[0].fromEndpoints[0].matchExpressions[0].values[1]"),
         ({"toPorts": [{"ports": []}]}, "spec.ingress[0].toPorts[0].ports"),
         ({"toPorts": [{"ports": [{"port": "65536"}]}]},
          "spec.ingress[0].toPorts[0].ports[0].port"),
@@ -157,6 +166,8 @@ def test_lists_that_are_absent_or_empty() -> None:
     assert judge(with_ingress({})) is Reason.DEFAULT_DENY
     assert judge(with_ingress({"fromEndpoints": [], "toPorts": port})) is Reason.DEFAULT_DENY
     assert judge(with_ingress({"fromEntities": ["none"]})) is Reason.DEFAULT_DENY
+    beside = {"fromEntities": ["all"], "fromEndpoints": [], "fromCIDR": []}
+    assert judge(with_ingress(beside)) is Reason.ALLOW_RULE
     assert judge(with_ingress({"toPorts": port})) is Reason.ALLOW_RULE
     assert judge(with_ingress({"toPorts": [{"ports": [{"port": "0"}]}]})) is Reason.ALLOW_RULE
 
