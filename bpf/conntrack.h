@@ -26,7 +26,7 @@
 #include "maps.h"
 #include "parse.h"
 
-enum { CT_F_CLOSED = CT_F_RX_CLOSING | CT_F_TX_CLOSING };
+enum { CT_F_CLOSED = CT_F_RX_CLOSING | CT_F_TX_CLOSING, EEXIST = 17 };
 
 static __always_inline __u32 now_jiffies(void)
 {
@@ -115,27 +115,51 @@ static __always_inline bool establishes(const struct ct_entry *e, const struct f
 }
 
 /*
- * An entry for the fast path. Not one that the opener's next packet may establish: that one has to
- * move it.
+ * An entry for the fast path, from the table that its packet asks first. Half-open ones only take
+ * packets there that neither begin nor end anything.
  */
-static __always_inline struct ct_entry *find_cached(struct flow *f)
+static __always_inline struct ct_entry *find_cached(struct flow *f, bool *half_open)
 {
-	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
+	bool ends = f->t.tcp_flags & (TCP_FIN | TCP_RST);
+	struct ct_entry *e;
 
+	*half_open = false;
+	if (f->t.tcp_flags & TCP_RST && bpf_map_lookup_elem(&cilium_ct_new, &f->key))
+		return NULL;
+	e = bpf_map_lookup_elem(&cilium_ct, &f->key);
 	if (likely(e))
 		return e;
 	e = bpf_map_lookup_elem(&cilium_ct_new, &f->key);
 	f->absent = !e;
-	return e && !is_answered(e) ? e : NULL;
+	*half_open = true;
+	return e && !ends && !is_closed(e) ? e : NULL;
 }
 
-/* TCP state, life time, counters; decides whether a trace event is due. */
-static __always_inline void ct_touch(struct __sk_buff *skb, struct flow *f, struct ct_entry *e,
-				     __u32 now)
+/*
+ * Both sides want a half-open connection: cilium_ct gets it, and its own table is to forget it once
+ * the entry is not needed any more. False if there is no room.
+ */
+static __always_inline bool keep(const struct flow *f, const struct ct_entry *e)
+{
+	long failed = bpf_map_update_elem(&cilium_ct, &f->key, e, BPF_NOEXIST);
+
+	/* another CPU may have been faster, with the same entry */
+	return failed >= 0 || failed == -EEXIST;
+}
+
+static __always_inline void forget_half_open(const struct flow *f)
+{
+	bpf_map_delete_elem(&cilium_ct_new, &f->key);
+}
+
+/* TCP state, life time, counters. Is a trace event due? */
+static __always_inline bool ct_touch(struct __sk_buff *skb, const struct flow *f,
+				     struct ct_entry *e, __u32 now)
 {
 	__u8 flags = f->t.tcp_flags & TCP_CONTROL;
 	struct ct_dir *dir = &e->dir[f->d & 1];
 	__u8 fresh = flags & ~dir->tcp_flags;
+	bool due;
 
 	if (f->t.protocol == IPPROTO_TCP && f->t.fragment != FRAGMENT_LATER) {
 		if (flags & (TCP_FIN | TCP_RST))
@@ -149,12 +173,39 @@ static __always_inline void ct_touch(struct __sk_buff *skb, struct flow *f, stru
 		dir->tcp_flags |= f->t.tcp_flags;
 	}
 	e->expires = now + lifetime(e, f->t.protocol);
-	if (fresh || !dir->packets || now - dir->last_report >= cfg_trace_interval * cfg_hz) {
+	due = fresh || !dir->packets || now - dir->last_report >= cfg_trace_interval * cfg_hz;
+	if (due)
 		dir->last_report = now;
-		f->r.due = 1;
-	}
 	dir->packets++;
 	dir->bytes += skb->len;
+	return due;
+}
+
+/* The same for a connection that is open, and a packet that does not end it. */
+static __always_inline bool ct_touch_open(struct __sk_buff *skb, const struct flow *f,
+					  struct ct_entry *e, __u32 now)
+{
+	struct ct_dir *dir = &e->dir[f->d & 1];
+	bool due = now - dir->last_report >= cfg_trace_interval * cfg_hz;
+	__u32 expires;
+
+	if (f->t.protocol == IPPROTO_TCP) {
+		expires = now + cfg_ct_tcp * cfg_hz;
+		if (!(e->flags & CT_F_SEEN_NON_SYN))
+			e->flags |= CT_F_SEEN_NON_SYN;
+		if (f->t.tcp_flags & ~dir->tcp_flags)
+			dir->tcp_flags |= f->t.tcp_flags;
+	} else {
+		expires = now + cfg_ct_any * cfg_hz;
+	}
+	/* a second's delay spares most packets a write to the entry's first cache line */
+	if ((__s32)(expires - e->expires) > (__s32)cfg_hz)
+		e->expires = expires;
+	if (due)
+		dir->last_report = now;
+	dir->packets++;
+	dir->bytes += skb->len;
+	return due;
 }
 
 /* Caches how packets of this direction go on. The revision comes last. */

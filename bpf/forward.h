@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The two ways through a program. fast_path() takes packets of connections whose direction is
- * cached: one lookup, two while nobody has answered. Everything else goes through the program's
- * stages, and finish() is the one exit that forwards or drops, counts and reports.
+ * cached: one lookup, two of a half-open one, which moves here once it is established. Everything
+ * else goes through the program's stages, and finish() is the one exit that forwards or drops,
+ * counts and reports.
  */
 #ifndef FIMBRIA_FORWARD_H
 #define FIMBRIA_FORWARD_H
@@ -132,10 +133,12 @@ __global int trace_cached(struct __sk_buff *skb, struct flow *f, struct ct_entry
 
 __global int drop_cached(struct __sk_buff *skb, struct flow *f, struct ct_entry *e, int reason)
 {
+	bool untracked = reason == DROP_CT_CREATE_FAILED;
+
 	if (!f || !e)
 		return TC_SHOT;
 	report_cached(f, e);
-	return drop(skb, f, -DROP(f, FILE_REWRITE, reason));
+	return drop(skb, f, -DROP(f, untracked ? FILE_CONNTRACK : FILE_REWRITE, reason));
 }
 
 /*
@@ -146,19 +149,19 @@ static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, cons
 				     __u32 vni, __be32 carrier)
 {
 	struct runtime *rt = runtime_config();
+	bool due, half_open, moves, egress;
 	struct ct_entry *e;
 	struct ct_dir *dir;
-	__u32 now, expires;
-	bool egress;
+	__u32 now;
 	int ret;
 
-	if (!rt || f->t.tcp_flags & TCP_CONTROL)
+	if (!rt || f->t.tcp_flags & TCP_SYN)
 		return FAST_MISS;
-	e = find_cached(f);
+	e = find_cached(f, &half_open);
 	if (!e)
 		return FAST_MISS;
 	dir = &e->dir[f->d & 1];
-	if (dir->revision != rt->revision || dir->ifindex != skb->ifindex || is_closed(e))
+	if (dir->revision != rt->revision || dir->ifindex != skb->ifindex)
 		return FAST_MISS;
 	if (hook == HOOK_OVERLAY && (dir->identity != vni || dir->nexthop != carrier))
 		return FAST_MISS;
@@ -167,28 +170,23 @@ static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, cons
 	now = now_jiffies();
 	if (is_expired(e, now))
 		return FAST_MISS;
-	if (f->t.protocol == IPPROTO_TCP) {
-		expires = now + cfg_ct_tcp * cfg_hz;
-		if (!(e->flags & CT_F_SEEN_NON_SYN))
-			e->flags |= CT_F_SEEN_NON_SYN;
-		if (f->t.tcp_flags & ~dir->tcp_flags)
-			dir->tcp_flags |= f->t.tcp_flags;
-	} else {
-		expires = now + cfg_ct_any * cfg_hz;
-	}
-	/* a second's delay spares most packets a write to the entry's first cache line */
-	if ((__s32)(expires - e->expires) > (__s32)cfg_hz)
-		e->expires = expires;
-	dir->packets++;
-	dir->bytes += skb->len;
 	f->hook = hook;
-	if (now - dir->last_report >= cfg_trace_interval * cfg_hz || cfg_trace < TRACE_AGGREGATED) {
-		dir->last_report = now;
+	if (unlikely(f->t.tcp_flags & TCP_CONTROL || is_closed(e)))
+		due = ct_touch(skb, f, e, now);
+	else
+		due = ct_touch_open(skb, f, e, now);
+	moves = half_open && establishes(e, f);
+	if (moves && !keep(f, e))
+		return drop_cached(skb, f, e, DROP_CT_CREATE_FAILED);
+	if (due || cfg_trace < TRACE_AGGREGATED)
 		trace_cached(skb, f, e);
-	}
 	ret = send(skb, dir, f->t.family, hook);
 	if (ret < 0)
-		return drop_cached(skb, f, e, -ret);
+		drop_cached(skb, f, e, -ret);
+	if (moves)
+		forget_half_open(f);
+	if (ret < 0)
+		return TC_SHOT;
 	egress = is_outward(hook) || (hook == HOOK_HOST && dir->action == ACTION_TUNNEL);
 	count_metric(0, egress ? DIR_EGRESS : DIR_INGRESS, skb->len);
 	return ret == STAGE_NEXT ? TC_NEXT : ret;

@@ -33,7 +33,7 @@ static __always_inline void report_entry(struct flow *f, const struct ct_entry *
 	f->r.rule = f->r.direction == DIR_EGRESS ? e->rule_egress : e->rule_ingress;
 }
 
-enum { CONNECTION_EXISTS = 1, EEXIST = 17 };
+enum { CONNECTION_EXISTS = 1 };
 
 /*
  * Remembers the connection in f->entry as half-open. With BPF_NOEXIST as mode it returns
@@ -78,20 +78,8 @@ __global int open_connection(struct __sk_buff *skb, struct flow *f, __u32 mode)
 	e->created = now;
 	e->dir[!d].identity = f->r.dst_id;
 	ct_store(&e->dir[d], f, skb->ifindex);
-	ct_touch(skb, f, e, now);
+	f->r.due = ct_touch(skb, f, e, now);
 	return remember(f, mode);
-}
-
-/* Both sides want the connection, which is in f->entry: it moves. */
-static __always_inline int establish(struct flow *f)
-{
-	long failed = bpf_map_update_elem(&cilium_ct, &f->key, &f->entry, BPF_NOEXIST);
-
-	/* another CPU may have been faster, with the same entry */
-	if (failed < 0 && failed != -EEXIST)
-		return DROP(f, FILE_CONNTRACK, DROP_CT_CREATE_FAILED);
-	bpf_map_delete_elem(&cilium_ct_new, &f->key);
-	return 0;
 }
 
 /* Is the packet's direction cached, for packets that come as this one does? */
@@ -152,7 +140,7 @@ __global int continue_connection(struct __sk_buff *skb, struct flow *f, struct c
 			return ret;
 	}
 	report_entry(f, e);
-	ct_touch(skb, f, e, now_jiffies());
+	f->r.due = ct_touch(skb, f, e, now_jiffies());
 	return 0;
 }
 
@@ -207,16 +195,17 @@ static __always_inline int track(struct __sk_buff *skb, struct flow *f, __u32 no
 		return ret;
 	}
 	moves = half_open && establishes(e, f);
-	if (moves) {
-		f->entry = *e;
-		e = &f->entry;
-	}
 	ret = continue_connection(skb, f, e);
 	if (ret < 0)
 		return ret;
 	if (half_open && f->t.tcp_flags & TCP_SYN && (f->d & 1) != (e->orig & 1))
 		end_older(f);
-	return moves ? establish(f) : 0;
+	if (!moves)
+		return 0;
+	if (!keep(f, e))
+		return DROP(f, FILE_CONNTRACK, DROP_CT_CREATE_FAILED);
+	forget_half_open(f);
+	return 0;
 }
 
 /* An ICMP error, which passes if the connection it speaks of does; or ICMP that is no flow. */
