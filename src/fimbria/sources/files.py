@@ -190,6 +190,7 @@ def _documents(text: str, file: str) -> Iterator[tuple[Any, Any]]:
         loader = _Loader(text)
         while loader.check_node():
             node = loader.get_node()
+            _check_keys(node, file)
             yield node, loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -200,6 +201,27 @@ def _documents(text: str, file: str) -> Iterator[tuple[Any, Any]]:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _check_keys(root: Any, file: str) -> None:
+    """Raise ManifestError if a mapping has a key twice: one of its values would be lost."""
+    left = [] if isinstance(root, yaml.ScalarNode) else [root]
+    seen = {id(root)}
+    for node in left:
+        children = node.value
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value if isinstance(key, yaml.ScalarNode) else id(key)
+                    for key, _ in node.value]  # fmt: skip
+            if len(set(keys)) < len(keys):
+                at = next(index for index, key in enumerate(keys) if key in keys[:index])
+                line = node.value[at][0].start_mark.line + 1
+                raise ManifestError(file, line, "", f"key {keys[at]!r} is there twice")
+            children = [value for _, value in node.value]
+        for child in children:
+            # An alias is the same node again.
+            if not isinstance(child, yaml.ScalarNode) and id(child) not in seen:
+                seen.add(id(child))
+                left.append(child)
 
 
 def _child(node: Any, step: str) -> Any:

@@ -46,6 +46,17 @@ def test_documents_lists_and_folders(tmp_path: Path) -> None:
     assert found[1].namespace == "default"
 
 
+def test_keys_that_are_there_twice() -> None:
+    """One of the two rules would be lost in silence; kubectl refuses this as well."""
+    twice = POLICY + "  ingress: []\n"
+    with pytest.raises(ManifestError, match=r"^p.yaml:13: key 'ingress' is there twice$"):
+        files.parse(twice, "p.yaml")
+    shared = "a: &a {x: 1}\nb: [*a, *a]\nc: {<<: *a, x: 2}\n"
+    head = POLICY.partition("spec:")[0]
+    (one,) = files.parse(head + shared, "p.yaml")
+    assert one.document["c"] == {"x": 2}
+
+
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     """ "-" is standard input."""
     monkeypatch.setattr("sys.stdin", io.StringIO(POLICY))
