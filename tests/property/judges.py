@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fimbria.analysis.kernel import CASE, KernelJudge, fill
-from fimbria.compile.ids import BUILT_IN, PolicyMap
+from fimbria.compile.ids import BUILT_IN, PolicyIds, PolicyMap
 from fimbria.datapath.abi import Direction, DropReason, PolicyInfo, PolicyRef, RuleIds
 from fimbria.datapath.lookup import Asked, Hit, address_identity, cidr_lookup, policy_lookup
 from fimbria.model.identity import RESERVED
@@ -124,7 +124,8 @@ class Gathered:
     def __init__(self, loaded: LoadedObject) -> None:
         self._maps = loaded.maps
         self._kernel = KernelJudge(loaded)
-        self._policies: dict[bytes, tuple[int, PolicyMap]] = {}
+        self._ids = PolicyIds()
+        self._policies: dict[int, PolicyMap] = {}
         self._questions: list[tuple[int, ...]] = []
         self._expected: list[tuple[int, ...]] = []
         self._cases: list[Case] = []
@@ -152,7 +153,7 @@ class Gathered:
 
     def ask(self) -> int:
         """Let the kernel judge what was gathered, and compare. Returns how many cases it were."""
-        fill(self._maps, dict(self._policies.values()))
+        fill(self._maps, self._policies)
         answers = self._kernel.ask(self._questions)
         names = ("verdict", "rule", "tier", "proxy_port", "shape", "enforced")
         expected = np.array(self._expected, np.int64).reshape(-1, len(names)).T
@@ -165,6 +166,7 @@ class Gathered:
         count = len(self._cases)
         for part in (self._policies, self._questions, self._expected, self._cases):
             part.clear()
+        self._ids.retain(())
         return count
 
     def _number(self, held: Mapping[int, PolicyMap], wanted: int, numbers: dict[int, int]) -> int:
@@ -174,6 +176,6 @@ class Gathered:
             info = PolicyInfo.unpack(policy.info)
             following = self._number(held, info.next_id, numbers)
             own = PolicyMap(info._replace(next_id=following).pack(), dict(policy.entries))
-            number = len(self._policies) + 1
-            numbers[wanted] = self._policies.setdefault(own.digest(), (number, own))[0]
+            numbers[wanted] = self._ids.take(own)
+            self._policies[numbers[wanted]] = own
         return numbers[wanted]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fimbria.compile.delta import MAPS, POLICY_REF, Desired
-from fimbria.compile.ids import BUILT_IN, PolicyMap
+from fimbria.compile.ids import BUILT_IN
 from fimbria.datapath.abi import PolicyInfo, PolicyRef
 from fimbria.datapath.plan import (
     Bump,
@@ -14,7 +15,9 @@ from fimbria.datapath.plan import (
     Op,
     PolicyCreate,
     PolicyDelete,
+    PolicyPut,
     PolicyRefSet,
+    PolicyTrim,
     RouteDelete,
     RoutePut,
     left_behind,
@@ -22,6 +25,7 @@ from fimbria.datapath.plan import (
 )
 
 if TYPE_CHECKING:
+    from fimbria.compile.ids import PolicyMap
     from fimbria.compile.nodes import Route
 
 
@@ -49,7 +53,15 @@ class Machine:
             case PolicyCreate():
                 assert op.policy_id not in self.referenced(), "filled while in use"
                 assert op.policy_id not in self.policies, "filled twice"
-                self.policies[op.policy_id] = PolicyMap(op.policy.info, dict(op.policy.entries))
+                self.policies[op.policy_id] = replace(op.policy, entries=dict(op.policy.entries))
+            case PolicyPut():
+                policy = self.policies[op.policy_id]
+                assert not policy.entries.keys() & op.rows.keys(), "an entry changed in place"
+                policy = self.policies[op.policy_id] = policy.patched(op.rows)
+                assert len(policy.entries) <= policy.room, "no room"
+            case PolicyTrim():
+                trimmed = self.policies[op.policy_id].patched(dict.fromkeys(op.keys))
+                self.policies[op.policy_id] = trimmed
             case PolicyRefSet():
                 self.maps[POLICY_REF].update(op.rows)
             case PolicyDelete():

@@ -7,9 +7,11 @@ an entry that is zero or refers to the locked policy; taking an endpoint away wr
 
 from __future__ import annotations
 
+import errno
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fimbria.agent.devices import GATEWAY6
@@ -26,15 +28,18 @@ from fimbria.datapath.plan import (
     Op,
     PolicyCreate,
     PolicyDelete,
+    PolicyPut,
     PolicyRefSet,
+    PolicyTrim,
     RouteDelete,
     RoutePut,
 )
 from fimbria.kernel import netrows
+from fimbria.kernel.errors import BpfError
 from fimbria.kernel.netrows import ROUTE_PROTOCOL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from fimbria.agent.devices import NodeDevices
     from fimbria.agent.wiring import Gateway
@@ -95,13 +100,10 @@ class KernelState:
         outer, infos = self._maps.map(POLICY), self._maps.map(POLICY_INFO)
         for key in outer.items():
             number = int.from_bytes(key, "little")
-            inner = outer.get_map(key) if number >= POLICY_FIRST else None
-            if inner is None:
-                continue
-            try:
-                found[number] = PolicyMap(infos.get(key) or _EMPTY_INFO, inner.items())
-            finally:
-                inner.close()
+            if number >= POLICY_FIRST:
+                with self._inner(number) as inner:
+                    info = infos.get(key) or _EMPTY_INFO
+                    found[number] = PolicyMap(info, inner.items(), inner.max_entries)
         return found
 
     def execute(self, operations: Sequence[Op]) -> None:
@@ -134,6 +136,12 @@ class KernelState:
                 self.overflow.put(name, self._maps.map(name), rows)
             case PolicyRefSet(rows):
                 self._maps.map(POLICY_REF).put_many(rows)
+            case PolicyPut(number, rows):
+                with self._inner(number) as inner:
+                    inner.put_many(rows)
+            case PolicyTrim(number, keys):
+                with self._inner(number) as inner:
+                    inner.delete_many(keys)
             case MapDelete(name, keys):
                 self.overflow.forget(name, keys)
                 self._maps.map(name).delete_many(keys)
@@ -148,18 +156,24 @@ class KernelState:
             case PolicyCreate():
                 self.create_policies({operation.policy_id: operation.policy})
 
+    @contextmanager
+    def _inner(self, number: int) -> Generator[BpfMap]:
+        """Open a policy's map."""
+        inner = self._maps.map(POLICY).get_map(index(number))
+        if inner is None:
+            raise BpfError(errno.ENOENT, f"policy {number}")
+        try:
+            yield inner
+        finally:
+            inner.close()
+
     def _wait_for_programs(self) -> None:
         """Wait until no program is left that has read a reference before it was replaced.
 
         The kernel has no call for this; setting an element of a map of maps to what it is waits.
         """
-        outer, key = self._maps.map(POLICY), index(PolicyIds.LOCKED)
-        locked = outer.get_map(key)
-        assert locked is not None
-        try:
-            outer.put_maps({key: locked})
-        finally:
-            locked.close()
+        with self._inner(PolicyIds.LOCKED) as locked:
+            self._maps.map(POLICY).put_maps({index(PolicyIds.LOCKED): locked})
 
     def prune_routes(self, wanted: Iterable[Route]) -> int:
         """Remove routes that carry our mark and are not wanted; return how many there were."""
@@ -177,7 +191,7 @@ class KernelState:
         made: dict[bytes, BpfMap] = {}
         try:
             for number, policy in policies.items():
-                inner = self._maps.new_inner(POLICY, max(1, len(policy.entries)))
+                inner = self._maps.new_inner(POLICY, policy.room)
                 made[index(number)] = inner
                 if policy.entries:
                     inner.put_many(policy.entries)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fimbria.compile.ids import PolicyMap
+    from fimbria.compile.ids import Changes, PolicyMap
     from fimbria.compile.nodes import Route
     from fimbria.model.policy import PolicyKey
 
@@ -53,14 +53,16 @@ class Desired:
 class Delta:
     """What changed since the last one; a value None means the key goes.
 
-    `created` are policies to fill, `unused` those to which nothing refers once `maps` is applied,
-    as they were. `then` is what comes after all of it. `size` is the number of changes.
+    `created` are policies to fill, `patched` entries of policies in use that come or go, `unused`
+    policies to which nothing refers once `maps` is applied, as they were. `then` is what comes
+    after all of it. `size` is the number of changes.
     """
 
     maps: dict[str, dict[bytes, bytes | None]] = field(
         default_factory=dict[str, dict[bytes, "bytes | None"]]
     )
     created: dict[int, PolicyMap] = field(default_factory=dict[int, "PolicyMap"])
+    patched: dict[int, Changes] = field(default_factory=dict[int, "Changes"])
     unused: dict[int, PolicyMap] = field(default_factory=dict[int, "PolicyMap"])
     routes_put: set[Route] = field(default_factory=set["Route"])
     routes_deleted: set[Route] = field(default_factory=set["Route"])
@@ -68,10 +70,11 @@ class Delta:
 
     @property
     def size(self) -> int:
-        """Return how many elements, policies and routes change."""
+        """Return how many elements, entries, policies and routes change."""
         parts = (self.created, self.unused, self.routes_put, self.routes_deleted)
+        rows = (*self.maps.values(), *self.patched.values())
         later = self.then.size if self.then is not None else 0
-        return sum(map(len, parts)) + sum(map(len, self.maps.values())) + later
+        return sum(map(len, parts)) + sum(map(len, rows)) + later
 
     def __bool__(self) -> bool:
         return self.size > 0
@@ -120,6 +123,16 @@ class Store:
             self.policies[number] = policy
             if self._delta.unused.pop(number, None) is None:
                 self._delta.created[number] = policy
+
+    def untouched(self, number: int) -> bool:
+        """Return whether the kernel has a policy, as it was at the last `take`."""
+        changed = number in self._delta.created or number in self._delta.patched
+        return number in self.policies and not changed
+
+    def patch_policy(self, number: int, policy: PolicyMap, changes: Changes) -> None:
+        """Take up the new content of an untouched policy."""
+        self.policies[number] = policy
+        self._delta.patched[number] = changes
 
     def keep_policies(self, used: set[int]) -> None:
         """Let go of all policies that are not in `used`."""

@@ -1,21 +1,23 @@
 """Stable numbers for rules and policy maps.
 
 The allocators are state that the compiler is given: a rule keeps its number as long as it exists,
-so that counters and explanations stay true, and equal policy maps have one number. Numbers of rules
-and of proxies start from a hash of the name, so an agent that starts again finds the same ones;
-only names whose hashes collide can swap theirs.
+so that counters and explanations stay true, and equal policy maps have one number, which a map
+keeps when it changes in place. Numbers of rules and of proxies start from a hash of the name, so an
+agent that starts again finds the same ones; only names whose hashes collide can swap theirs.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fimbria.compile.contents import Content
 from fimbria.datapath import abi
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Container, Iterable
 
     from fimbria.datapath.abi import Direction
     from fimbria.model.policy import PolicyKey
@@ -23,7 +25,13 @@ if TYPE_CHECKING:
 RULE_FIRST = int(abi.RuleIds.FIRST)
 RULE_LIMIT = int(abi.RuleStatsLayout.ENTRIES)
 POLICY_FIRST, POLICY_LIMIT = 2, 4096
+SPARE = 16
+"""Entries for which even the smallest policy map has room."""
 PROXY_FIRST, PROXY_LIMIT = 10_000, 20_000
+
+
+Changes = Mapping[bytes, "bytes | None"]
+"""Entries of a policy map that come, and None for those that go."""
 
 
 class OutOfIds(Exception):
@@ -32,21 +40,35 @@ class OutOfIds(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PolicyMap:
-    """One policy as the kernel holds it: bytes of struct policy_info, and of the inner map."""
+    """One policy as the kernel holds it: bytes of struct policy_info, and of the inner map.
+
+    `room` is how many entries its map has place for; some more than it has, unless it is given,
+    because entries of new identities are added in place.
+    """
 
     info: bytes
     entries: Mapping[bytes, bytes]
+    room: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.room:
+            size = len(self.entries)
+            object.__setattr__(self, "room", size + size // 4 + SPARE)
 
     @property
     def next_id(self) -> int:
         """Return the number of the next tier's policy; 0 for none."""
         return abi.PolicyInfo.unpack(self.info).next_id
 
-    def digest(self) -> bytes:
-        """Return sixteen bytes that equal contents have in common."""
-        state = hashlib.blake2b(self.info, digest_size=16)
-        state.update(b"".join(sorted(map(bytes.__add__, self.entries, self.entries.values()))))
-        return state.digest()
+    def patched(self, changes: Changes) -> PolicyMap:
+        """Return this policy with changed entries, in the same room."""
+        entries = dict(self.entries)
+        for key, value in changes.items():
+            if value is None:
+                del entries[key]
+            else:
+                entries[key] = value
+        return PolicyMap(self.info, entries, self.room)
 
 
 _BOTH = abi.PolicyFlags.INGRESS | abi.PolicyFlags.EGRESS
@@ -151,24 +173,41 @@ class PolicyIds:
 
     def __init__(self, limit: int = POLICY_LIMIT) -> None:
         self._limit = limit
-        self._by_digest = {policy.digest(): number for number, policy in BUILT_IN.items()}
-        self._digests = {number: digest for digest, number in self._by_digest.items()}
+        self._contents: dict[int, Content] = {}
+        self._marked: dict[int, list[int]] = {}
+        """Numbers by the marks of their contents."""
         self._lowest = POLICY_FIRST  # no number below it is free
+        for number, policy in BUILT_IN.items():
+            self._hold(number, Content(policy))
+
+    def __getitem__(self, number: int) -> Content:
+        """Return the content of a number that is taken."""
+        return self._contents[number]
 
     def take(self, policy: PolicyMap) -> int:
         """Return the number of this content, a new one if it has none. Raises OutOfIds."""
-        digest = policy.digest()
-        number = self._by_digest.get(digest)
+        content = Content(policy)
+        number = self._find(policy, content.mark)
         if number is None:
             number = self._lowest
-            while number in self._digests:
+            while number in self._contents:
                 number += 1
             self._lowest = number
             if number >= self._limit:
                 raise OutOfIds(f"all {self._limit - POLICY_FIRST} policy ids are taken")
-            self._digests[number] = digest
-            self._by_digest[digest] = number
+            self._hold(number, content)
         return number
+
+    def patch(self, number: int, changes: Changes) -> bool:
+        """Change the content of a number, unless another number has what would come of it."""
+        content = self._contents[number]
+        mark = content.mark_with(changes)
+        if mark in self._marked and self._find(content.policy.patched(changes), mark) is not None:
+            return False
+        self._release(number)
+        content.patch(changes)
+        self._hold(number, content)
+        return True
 
     def adopt(self, number: int, policy: PolicyMap) -> None:
         """Take over a map that the kernel has already; the next tiers' are part of its content.
@@ -176,19 +215,28 @@ class PolicyIds:
         A content that two numbers have is known by the first; the other stays reserved until
         `retain`.
         """
-        if number in self._digests or not POLICY_FIRST <= number < self._limit:
-            return
-        digest = policy.digest()
-        self._digests[number] = digest
-        self._by_digest.setdefault(digest, number)
+        if number not in self._contents and POLICY_FIRST <= number < self._limit:
+            self._hold(number, Content(policy))
 
     def retain(self, used: Iterable[int]) -> None:
         """Free every number that is neither in use nor built in."""
-        for number in self._digests.keys() - set(used) - BUILT_IN.keys():
-            digest = self._digests.pop(number)
+        for number in self._contents.keys() - set(used) - BUILT_IN.keys():
+            self._release(number)
             self._lowest = min(self._lowest, number)
-            if self._by_digest.get(digest) == number:
-                del self._by_digest[digest]
+
+    def _find(self, policy: PolicyMap, mark: int) -> int | None:
+        held = self._marked.get(mark, ())
+        return next((n for n in held if self._contents[n].policy == policy), None)
+
+    def _hold(self, number: int, content: Content) -> None:
+        self._contents[number] = content
+        self._marked.setdefault(content.mark, []).append(number)
+
+    def _release(self, number: int) -> None:
+        mark = self._contents.pop(number).mark
+        self._marked[mark].remove(number)
+        if not self._marked[mark]:
+            del self._marked[mark]
 
 
 @dataclass(slots=True)

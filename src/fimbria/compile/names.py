@@ -33,9 +33,9 @@ class PortNames:
         """Return the live named ports, with how many endpoints name each."""
         return self._counts
 
-    def update(self, local: Iterable[int], remote: Iterable[bytes]) -> bool:
-        """Take up changed endpoints; return whether the names of any of them have changed."""
-        changed = False
+    def update(self, local: Iterable[int], remote: Iterable[bytes]) -> set[int]:
+        """Take up changed endpoints; return the identities whose names may have changed."""
+        changed: set[int] = set()
         for number in local:
             row = self._state.local.get(number)
             names = (endpoints.identity_of(row), row.named_ports) if row else None
@@ -45,19 +45,19 @@ class PortNames:
             changed |= self._put(ip, (other.identity, other.named_ports) if other else None)
         return changed
 
-    def _put(self, key: int | bytes, new: _Names | None) -> bool:
+    def _put(self, key: int | bytes, new: _Names | None) -> set[int]:
         old = self._endpoints.get(key)
         if new is not None and not new[1]:
             new = None
         if old == new:
-            return False
+            return set()
         if old is not None:
             del self._endpoints[key]
             self._count(*old, -1)
         if new is not None:
             self._endpoints[key] = new
             self._count(*new, 1)
-        return True
+        return {row[0] for row in (old, new) if row is not None}
 
     def _count(self, identity: int, ports: tuple[NamedPort, ...], change: int) -> None:
         counts = self._counts.setdefault(identity, Counter())

@@ -18,8 +18,9 @@ from fimbria.compile.delta import POLICY_REF, Problem, Store
 from fimbria.compile.ids import OutOfIds
 from fimbria.compile.labelindex import held, places
 from fimbria.compile.names import PortNames
+from fimbria.compile.patches import agreed
 from fimbria.compile.policymap import Peers, SpecEntries
-from fimbria.compile.selectors import SelectorCache
+from fimbria.compile.selectors import SelectorCache, merge
 from fimbria.compile.units import HOST_UNIT, Builder, Cost, Unit, UnitKey, unit_key
 from fimbria.datapath.abi import EndpointIds, Identity, PolicyIds, PolicyRef, PolicyRefFlags
 from fimbria.model.identity import RESERVED
@@ -27,9 +28,11 @@ from fimbria.model.labels import LabelSet
 from fimbria.model.policy import Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Set
 
     from fimbria.compile.ids import Ids
+    from fimbria.compile.patches import Wishes
+    from fimbria.compile.selectors import Numbers
     from fimbria.compile.state import ClusterState
     from fimbria.compile.units import Place
     from fimbria.model.policy import Policy, PolicyKey
@@ -47,7 +50,7 @@ class Policies:
         self.refused: dict[PolicyKey, str] = {}
         """Policies that could not be taken up, with the reason."""
         self._names = PortNames(state)
-        self._builder = Builder(state, ids.policies, store)
+        self._builder = Builder(state, ids.policies, store, self._gone)
         self._specs: dict[tuple[PolicyKey, bool], list[SpecEntries]] = {}
         """By policy, and whether it is on trial."""
         self._subjects: dict[tuple[str, str] | None, dict[Place, SpecEntries]] = {}
@@ -66,9 +69,7 @@ class Policies:
     ) -> None:
         """Take up changed rows, given by their keys; `keys` are of policies and of trials."""
         dirty: set[UnitKey] = set()
-        stale: set[SpecEntries] = set()
-        if self._names.update(local, remote):
-            stale |= {s for specs in self._specs.values() for s in specs if s.uses_peer_names}
+        renamed = self._names.update(local, remote)
         relabelled = set(identities)
         for number in relabelled:
             labels = self._state.identities.get(number)
@@ -78,7 +79,11 @@ class Policies:
                 self.selectors.put(number, labels)
         for key in sorted(keys):
             dirty |= self._policy(key)
-        stale |= self.selectors.users(self.selectors.take_changed())
+        stale = self.selectors.users(self.selectors.take_changed())
+        if renamed:
+            for entries in (one for specs in self._specs.values() for one in specs):
+                if entries.uses_peer_names:
+                    merge(stale, entries, renamed)
         for number in local:
             dirty |= self._endpoint(number)
         for found in [key for key in self._units if key[0] in relabelled]:
@@ -88,13 +93,34 @@ class Policies:
             dirty |= self._host(nodes)
         for entries in stale:
             entries.invalidate()
-        if stale:
-            dirty |= {key for key, unit in self._units.items()
-                      if not stale.isdisjoint(unit.specs.values())}  # fmt: skip
-        for found in sorted(dirty & self._units.keys()):
+        for found in sorted((dirty | self._patch(stale, dirty)) & self._units.keys()):
             self._compile(found)
-        if dirty:
+        if dirty or stale:
             self._store.keep_policies(self.used())
+
+    def _patch(self, stale: Mapping[SpecEntries, Numbers], dirty: Set[UnitKey]) -> set[UnitKey]:
+        """Patch the maps of units whose specs name other identities now.
+
+        Returns the units that must be compiled as a whole; `dirty` ones must in any case.
+        """
+        wishes: dict[UnitKey, Wishes | None] = dict.fromkeys(dirty)
+        for key, unit in self._units.items():
+            concerned = stale.keys() & unit.specs.values()
+            if not concerned or key in dirty:
+                continue
+            parts = [stale[entries] for entries in concerned]
+            numbers = {number for part in parts for number in part or ()}
+            wishes[key] = None
+            if None not in parts and key not in self.problems:
+                wishes[key] = self._builder.wishes(key, unit, self._labels(key), numbers)
+        if not any(wishes.values()):
+            return {key for key, wish in wishes.items() if wish is None}
+        users = {key: unit.policies for key, unit in self._units.items()}
+        patches, whole = agreed(wishes, users)
+        for number, changes in sorted(patches.items()):
+            if not self._builder.patch(number, changes):
+                whole |= {key for key, numbers in users.items() if number in numbers}
+        return whole
 
     def used(self) -> set[int]:
         """Return the policy ids in use, those of all tiers."""
@@ -234,6 +260,9 @@ class Policies:
         self._units.setdefault(HOST_UNIT, Unit(ref=PolicyRef())).endpoints.add(number)
         self._select(HOST_UNIT)
         return {HOST_UNIT}
+
+    def _gone(self, number: int) -> bool:
+        return self.selectors.labels(number) is None
 
     def _labels(self, key: UnitKey) -> LabelSet | None:
         return self._host_labels if key == HOST_UNIT else self.selectors.labels(key[0])

@@ -1,7 +1,7 @@
 """Rules to the entries of policy maps.
 
     Spec -> SpecEntries: levels of entries, by precedence, the same for everyone it selects
-    specs of a tier that select a unit -> ordinary() or ordered() -> Stage
+    specs of a tier that select a unit -> ordinary() or ordered() -> Stage, of all or of some
     stages, the last tier first -> Stage.policy() -> PolicyMap, each with the number of the next
 
 What the lookup relies on (docs/DESIGN.md, "Precedence") is made here: in one identity's bucket no
@@ -11,6 +11,7 @@ hit. For equal keys of one precedence the first rule in order wins.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import compress
@@ -20,18 +21,19 @@ from typing import TYPE_CHECKING
 from fimbria.compile.ids import PolicyMap
 from fimbria.compile.ports import PORT_MASKS, any_suffix, named_suffixes, port_suffixes
 from fimbria.datapath import abi
-from fimbria.datapath.abi import Direction, PolicyPrecedence
+from fimbria.datapath.abi import Direction, Identity, PolicyPrecedence
 from fimbria.model.policy import DIRECTIONS, Action, Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from fimbria.compile.contents import Entries
     from fimbria.model.peers import Whom
     from fimbria.model.policy import NamedPort, Policy, PortSpec, Rule, Spec
     from fimbria.model.semantics import Enforcement
 
-Entries = dict[bytes, bytes]
-"""Keys and values of an inner policy map."""
+Only = Set[int] | None
+"""Identities whose entries are asked for; None: those of all, and for anyone."""
 
 ANYONE = bytes(4)
 _WAY = int(abi.PolicyShape.EGRESS)
@@ -43,7 +45,7 @@ _ACTION = {
 _LOCALHOST = abi.PolicyEntry(
     int(abi.RuleIds.ALLOW_LOCALHOST), precedence=PolicyPrecedence.ALLOW
 ).pack()
-_LOCALHOST_KEY = int(abi.Identity.HOST).to_bytes(4, "little") + any_suffix(Direction.INGRESS)
+_LOCALHOST_KEY = int(Identity.HOST).to_bytes(4, "little") + any_suffix(Direction.INGRESS)
 _RANK = slice(8, 12)
 """Where the precedence stands in struct policy_entry."""
 
@@ -139,43 +141,53 @@ class SpecEntries:
         """Return how many entries it asks for."""
         return sum(len(level) for way in DIRECTIONS for level in self.levels(way, own))
 
-    def levels(self, way: Direction, own: tuple[NamedPort, ...]) -> tuple[Entries, ...]:
+    def levels(
+        self, way: Direction, own: tuple[NamedPort, ...], only: Only = None
+    ) -> tuple[Entries, ...]:
         """Return its entries for a subject that names these ports, the lowest precedence first.
 
         An ordinary spec has a level for each of enum policy_precedence. One of another tier has a
         level for each rule, and its entries have no precedence yet.
         """
-        key = way, own if self.uses_own_names and way is Direction.INGRESS else ()
-        made = self._made.get(key)
-        if made is None:
-            make = self._by_precedence if self.policy.tier is Tier.NORMAL else self._by_rule
-            made = self._made[key] = make(way, key[1])
-        return made
+        make = self._by_precedence if self.policy.tier is Tier.NORMAL else self._by_rule
+        named = own if self.uses_own_names and way is Direction.INGRESS else ()
+        if only is not None:
+            return make(way, named, only)
+        key = way, named
+        if key not in self._made:
+            self._made[key] = make(way, named, None)
+        return self._made[key]
 
     def _by_precedence(
-        self, way: Direction, own: tuple[NamedPort, ...]
-    ) -> tuple[Entries, Entries, Entries]:
+        self, way: Direction, own: tuple[NamedPort, ...], only: Only
+    ) -> tuple[Entries, ...]:
         levels: tuple[Entries, Entries, Entries] = ({}, {}, {})
         for rule in reversed(self.spec.rules):
             if rule.direction is not way:
                 continue
-            peers = self._identities(rule)
+            peers = self._identities(rule, only)
+            if peers is not None and not peers:
+                continue
             for part in reversed(rule.parts):
                 rank = _precedence(rule, part)
                 value = self._value(rule, part, rank)
-                levels[rank - 1].update(dict.fromkeys(self._keys(rule, part, peers, own), value))
+                levels[rank - 1].update(
+                    dict.fromkeys(self._keys(rule, part, peers, own, only), value)
+                )
         return levels
 
-    def _by_rule(self, way: Direction, own: tuple[NamedPort, ...]) -> tuple[Entries, ...]:
+    def _by_rule(
+        self, way: Direction, own: tuple[NamedPort, ...], only: Only
+    ) -> tuple[Entries, ...]:
         levels: list[Entries] = []
         for rule in reversed(self.spec.rules):
             if rule.direction is not way:
                 continue
-            peers = self._identities(rule)
+            peers = self._identities(rule, only)
             level: Entries = {}
             for part in reversed(rule.parts):
                 value = self._value(rule, part, 0)
-                level.update(dict.fromkeys(self._keys(rule, part, peers, own), value))
+                level.update(dict.fromkeys(self._keys(rule, part, peers, own, only), value))
             levels.append(level)
         return tuple(levels)
 
@@ -184,29 +196,38 @@ class SpecEntries:
         flags = _ACTION[rule.action]
         return abi.PolicyEntry(self._ids[part.path], port, flags, precedence=precedence).pack()
 
-    def _identities(self, rule: Rule) -> set[int] | None:
+    def _identities(self, rule: Rule, only: Only) -> set[int] | None:
         """Return whom a rule names; None: anyone."""
         found: set[int] = set()
         for peer in rule.peers:
             if peer.whom is None:
                 return None
-            found |= self._peers.select(peer.whom)
+            named = self._peers.select(peer.whom)
+            found |= named if only is None else only & named
         return found
 
     def _keys(
-        self, rule: Rule, part: PortSpec, peers: set[int] | None, own: tuple[NamedPort, ...]
+        self,
+        rule: Rule,
+        part: PortSpec,
+        peers: set[int] | None,
+        own: tuple[NamedPort, ...],
+        only: Only,
     ) -> list[bytes]:
         way = rule.direction
         if part.name and way is Direction.EGRESS:
             # A name means what it means at the peer, so even a rule for anyone names identities.
             named = self._peers.named
+            numbers = named if only is None else only & named.keys()
             return [
                 number.to_bytes(4, "little") + tail
-                for number in (named if peers is None else peers)
+                for number in (numbers if peers is None else peers)
                 for tail in named_suffixes(part, way, named.get(number, ()))
             ]
         tails = named_suffixes(part, way, own) if part.name else port_suffixes(part, way)
-        heads = (ANYONE,) if peers is None else _heads(frozenset(peers))
+        heads = (
+            _heads(frozenset(peers)) if peers is not None else () if only is not None else (ANYONE,)
+        )
         return [head + tail for tail in tails for head in heads]
 
 
@@ -232,6 +253,7 @@ def ordinary(
     own: tuple[NamedPort, ...],
     *,
     localhost: bool,
+    only: Only = None,
 ) -> Stage:
     """Return the ordinary tier for whom these specs, in order, select.
 
@@ -246,18 +268,19 @@ def ordinary(
         # Of enum policy_flags the directions' have the numbers of the directions, OPEN is above.
         flags |= way if state.default_deny or state.closed else way | way << 2
         levels: list[Entries] = [{} for _ in PolicyPrecedence]
-        if localhost and way is Direction.INGRESS:
+        node = only is None or Identity.HOST in only
+        if localhost and node and way is Direction.INGRESS:
             levels[0][_LOCALHOST_KEY] = _LOCALHOST
         # Where a refused policy closes, only denials are still heard: the node keeps to them too.
         heard = slice(PolicyPrecedence.DENY - 1 if state.closed else 0, None)
         for spec in reversed(specs):
-            for level, more in zip(levels[heard], spec.levels(way, own)[heard], strict=True):
+            for level, more in zip(levels[heard], spec.levels(way, own, only)[heard], strict=True):
                 level.update(more)
         entries.update(uncovered(levels))
     return Stage(flags, entries)
 
 
-def ordered(specs: Sequence[SpecEntries], own: tuple[NamedPort, ...]) -> Stage:
+def ordered(specs: Sequence[SpecEntries], own: tuple[NamedPort, ...], only: Only = None) -> Stage:
     """Return an ordered tier for whom these specs, the first asked first, select.
 
     A direction is enforced if any rule is about it, and open.
@@ -265,7 +288,7 @@ def ordered(specs: Sequence[SpecEntries], own: tuple[NamedPort, ...]) -> Stage:
     entries: Entries = {}
     flags = 0
     for way in DIRECTIONS:
-        levels = [level for spec in reversed(specs) for level in spec.levels(way, own)]
+        levels = [level for spec in reversed(specs) for level in spec.levels(way, own, only)]
         if levels:
             flags |= way | way << 2
             entries.update(uncovered(_ranked(levels)))

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from fimbria.model.labels import Labels
     from fimbria.model.peers import CidrGroup, Service, ServiceKey, Whom
 
+K = TypeVar("K")
+V = TypeVar("V")
 User = TypeVar("User")
 Part = Selector | Cidr
+Numbers = set[int] | None
+"""Identities that came, went, or have other labels; None: any may have."""
 
 
 class SelectorCache(Generic[User]):
@@ -41,7 +45,7 @@ class SelectorCache(Generic[User]):
         self._users: dict[Whom, set[User]] = {}
         self._parts: dict[Whom, frozenset[Part]] = {}
         self._wholes: dict[Part, set[Whom]] = {}
-        self._changed: set[Whom] = set()
+        self._changed: dict[Whom, Numbers] = {}
         self._groups: dict[str, CidrGroup] = {}
         self._services: dict[ServiceKey, Service] = {}
 
@@ -51,7 +55,7 @@ class SelectorCache(Generic[User]):
         if whom not in self._parts:
             self._parts[whom] = frozenset()
             self._set_parts(whom, self._parts_of(whom))
-            self._changed.discard(whom)
+            self._changed.pop(whom, None)
 
     def drop(self, whom: Whom, user: User) -> None:
         """Forget a user, and the peer with its last one."""
@@ -62,7 +66,7 @@ class SelectorCache(Generic[User]):
         if not users:
             self._set_parts(whom, frozenset())
             del self._users[whom], self._parts[whom]
-            self._changed.discard(whom)
+            self._changed.pop(whom, None)
 
     def identities(self, whom: Whom) -> Set[int]:
         """Return the identities of a peer in use, as of now."""
@@ -78,11 +82,11 @@ class SelectorCache(Generic[User]):
 
     def put(self, number: int, labels: Labels) -> None:
         """Take up an identity or its new labels."""
-        self._note(self._index.put(number, labels))
+        self._note(self._index.put(number, labels), {number})
 
     def remove(self, number: int) -> None:
         """Forget an identity; a reserved one gets its own labels again."""
-        self._note(self._index.remove(number))
+        self._note(self._index.remove(number), {number})
 
     def set_groups(self, changes: Mapping[str, CidrGroup | None]) -> None:
         """Take up CIDR groups; None for one that is gone."""
@@ -100,14 +104,18 @@ class SelectorCache(Generic[User]):
         """Let the prefixes go that have left, once no address has their identity."""
         self._note(self.cidrs.settle())
 
-    def take_changed(self) -> set[Whom]:
-        """Return the peers whose identities changed since the last call."""
-        taken, self._changed = self._changed, set()
+    def take_changed(self) -> dict[Whom, Numbers]:
+        """Return the peers whose identities changed since the last call, and which of them."""
+        taken, self._changed = self._changed, {}
         return taken
 
-    def users(self, whoms: Iterable[Whom]) -> set[User]:
-        """Return everyone who uses one of these."""
-        return {user for whom in whoms for user in self._users.get(whom, ())}
+    def users(self, changed: Mapping[Whom, Numbers]) -> dict[User, Numbers]:
+        """Return everyone who uses one of these, with the identities that changed for them."""
+        found: dict[User, Numbers] = {}
+        for whom, numbers in changed.items():
+            for user in self._users.get(whom, ()):
+                merge(found, user, numbers)
+        return found
 
     def lines(self) -> Iterator[tuple[Whom, int, frozenset[int]]]:
         """Yield peer, number of users, identities."""
@@ -158,21 +166,24 @@ class SelectorCache(Generic[User]):
                     self._index.discard(part)
                 else:
                     self.cidrs.remove(part)
-        self._changed.add(whom)
+        self._changed[whom] = None
 
     def _identities(self, part: Part) -> Set[int]:
         if isinstance(part, Selector):
             return self._index.identities(part)
         return self.cidrs.identities(part)
 
-    def _note(self, parts: Iterable[Part]) -> None:
+    def _note(self, parts: Iterable[Part], numbers: Numbers = None) -> None:
         """Note that parts have other identities now."""
         for part in parts:
-            self._changed |= self._wholes[part]
+            for whom in self._wholes[part]:
+                merge(self._changed, whom, numbers)
 
 
-K = TypeVar("K")
-V = TypeVar("V")
+def merge(found: dict[K, Numbers], key: K, numbers: Numbers) -> None:
+    """Add to the identities that are noted for a key."""
+    have = found.setdefault(key, set())
+    found[key] = None if have is None or numbers is None else have | numbers
 
 
 def _apply(rows: dict[K, V], changes: Mapping[K, V | None]) -> None:

@@ -5,14 +5,15 @@ two operations leaves maps that are right for what they are: no packet is judged
 and no reference leads nowhere. Planning again from what a crash left converges.
 
     policies ─► references ─► nodes ─► routes ─► ipcache ─► devices ─► endpoints      (put)
-    endpoints ─► devices ─► ipcache ─► routes ─► nodes ─► references                  (delete)
+    endpoints ─► devices ─► ipcache ─► routes ─► nodes ─► references ─► entries       (delete)
     bump ─► policies that nothing refers to any more                                  (delete)
 
 Policies refer to each other, too: a tier's to the next one's. The last tier's is created first and
 removed last.
 
 The order of the two halves: references move to new policies first, so that an identity is permitted
-before the ipcache first names it.
+before the ipcache first names it. Entries that come to a policy in use, or go from it, are those of
+identities that no packet has yet, or any more (compile/patches.py).
 """
 
 from __future__ import annotations
@@ -86,6 +87,22 @@ class PolicyCreate:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyPut:
+    """Add entries to a policy in use, in this order."""
+
+    policy_id: int
+    rows: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTrim:
+    """Remove entries from a policy in use, in this order."""
+
+    policy_id: int
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyRefSet:
     """Let endpoints refer to policies: elements of cilium_policy_ref, each switched at once."""
 
@@ -118,7 +135,18 @@ class Bump:
     """Raise runtime.revision, so that every flow is judged again. Always last."""
 
 
-Op = MapPut | MapDelete | PolicyCreate | PolicyRefSet | PolicyDelete | RoutePut | RouteDelete | Bump
+Op = (
+    MapPut
+    | MapDelete
+    | PolicyCreate
+    | PolicyPut
+    | PolicyTrim
+    | PolicyRefSet
+    | PolicyDelete
+    | RoutePut
+    | RouteDelete
+    | Bump
+)
 
 
 def plan(actual: Desired, desired: Desired, *, bump: bool = False) -> list[Op]:
@@ -168,6 +196,9 @@ def _finished(ops: list[Op], delta: Delta, *, bump: bool = False) -> list[Op]:
 
 def _ordered(delta: Delta) -> Iterator[Op]:
     yield from _created(delta.created)
+    for number, changes in sorted(delta.patched.items()):
+        if rows := _rows(changes):
+            yield PolicyPut(number, rows)
     refs = delta.maps.get(POLICY_REF, {})
     moved = _rows(refs)
     if moved:
@@ -183,6 +214,9 @@ def _ordered(delta: Delta) -> Iterator[Op]:
     gone = {key: left_behind(key) for key, value in refs.items() if value is None}
     if gone:
         yield PolicyRefSet(gone)
+    for number, changes in sorted(delta.patched.items()):
+        if keys := _gone(changes):
+            yield PolicyTrim(number, keys)
 
 
 def _chained(policies: Mapping[int, PolicyMap]) -> list[int]:
@@ -268,13 +302,17 @@ def _puts(delta: Delta, names: tuple[str, ...]) -> Iterator[Op]:
 
 def _deletes(delta: Delta, names: tuple[str, ...]) -> Iterator[Op]:
     for name in reversed(names):
-        keys = tuple(key for key, value in delta.maps.get(name, {}).items() if value is None)
+        keys = _gone(delta.maps.get(name, {}))
         if keys:
             yield MapDelete(name, keys)
 
 
 def _rows(changes: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
     return {key: value for key, value in changes.items() if value is not None}
+
+
+def _gone(changes: Mapping[bytes, bytes | None]) -> tuple[bytes, ...]:
+    return tuple(key for key, value in changes.items() if value is None)
 
 
 def _same(one: PolicyMap, other: PolicyMap) -> bool:

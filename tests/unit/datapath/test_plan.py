@@ -14,7 +14,9 @@ from fimbria.datapath.plan import (
     MapPut,
     PolicyCreate,
     PolicyDelete,
+    PolicyPut,
     PolicyRefSet,
+    PolicyTrim,
     RouteDelete,
     RoutePut,
     left_behind,
@@ -41,13 +43,15 @@ def test_order() -> None:
     """Policies, references, nodes, routes, ipcache, endpoints; then the same backwards."""
     delta = Delta(
         {name: {b"new": b"1", b"old": None} for name in (LXC, DEVICES, IPCACHE, NODES, POLICY_REF)},
-        {5: POLICY},
-        {4: POLICY},
-        {NEW},
-        {OLD},
+        created={5: POLICY},
+        patched={6: {b"new": b"1", b"old": None}},
+        unused={4: POLICY},
+        routes_put={NEW},
+        routes_deleted={OLD},
     )
     assert plan_delta(delta) == [
         PolicyCreate(5, POLICY),
+        PolicyPut(6, {b"new": b"1"}),
         PolicyRefSet({b"new": b"1"}),
         MapPut(NODES, {b"new": b"1"}),
         RoutePut(NEW),
@@ -60,6 +64,7 @@ def test_order() -> None:
         RouteDelete(OLD),
         MapDelete(NODES, (b"old",)),
         PolicyRefSet({b"old": LOCKED}),
+        PolicyTrim(6, (b"old",)),
         Bump(),
         PolicyDelete(4),
     ]
