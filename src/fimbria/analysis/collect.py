@@ -15,10 +15,11 @@ from fimbria.analysis.objects import WORKLOADS, decode, group_of
 from fimbria.compile.state import Node
 from fimbria.model.groups import read_group
 from fimbria.model.identity import FIRST, LAST
+from fimbria.model.kinds import GROUPS
 from fimbria.model.labels import LabelError, LabelFilter, canonical
 from fimbria.model.peers import prefix
 from fimbria.model.policy import PolicyError
-from fimbria.model.policy_parse import KINDS, parse_policy
+from fimbria.model.policy_parse import parse_policy
 from fimbria.model.services import read_service, service_of
 from fimbria.sources import resources
 from fimbria.sources.files import ManifestError
@@ -29,13 +30,6 @@ if TYPE_CHECKING:
     from fimbria.analysis.world import World
     from fimbria.model.policy import NamedPort
     from fimbria.sources.files import Manifest
-
-_POLICY_GROUPS = {
-    "NetworkPolicy": "networking.k8s.io",
-    "CiliumNetworkPolicy": "cilium.io",
-    "CiliumClusterwideNetworkPolicy": "cilium.io",
-    "ClusterNetworkPolicy": "policy.networking.k8s.io",
-}
 
 
 class Collector:
@@ -56,7 +50,7 @@ class Collector:
             ("cilium.io", "CiliumCIDRGroup"): self._group,
             ("", "Service"): self._service,
             ("discovery.k8s.io", "EndpointSlice"): self._slice,
-            **{(_POLICY_GROUPS[kind], kind): self._policy for kind in KINDS},
+            **{(group, kind): self._policy for kind, group in GROUPS.items()},
             **dict.fromkeys(WORKLOADS, self._workload),
         }
 

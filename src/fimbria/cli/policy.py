@@ -21,14 +21,12 @@ from fimbria.cli.policy_lint import lint
 from fimbria.cli.policy_matrix import matrix
 from fimbria.cli.policy_prove import proof
 from fimbria.cli.policy_test import test
+from fimbria.cli.policy_validate import validate
 from fimbria.cli.policy_whatif import whatif
-from fimbria.cli.target import Target, agent_command, format_option
-from fimbria.cli.worldoptions import node_labels_option
+from fimbria.cli.target import Target, agent_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from fimbria.sources.files import Manifest
 
 PROTOCOLS = ("ANY", "TCP", "UDP", "SCTP", "ICMP", "ICMPV6")
 
@@ -47,6 +45,7 @@ for _command in (
     difference,
     proof,
     lint,
+    validate,
     policy_change.apply,
     policy_change.confirm,
     policy_change.rollback,
@@ -114,70 +113,6 @@ def wait(target: Target, form: Format, revision: int | None, max_wait_time: floa
             "newest is in `fimbria policy get`, what endpoints have in `fimbria endpoint get ID`"
         ) from error
     emit(form, document, lambda: f"Revision {wanted} is enforced on every endpoint")
-
-
-@group.command("validate")
-@format_option
-@click.argument("paths", nargs=-1, metavar="[FILE]...")
-@click.option("-f", "--filename", "named", multiple=True, metavar="FILE", help="The same as FILE.")
-@node_labels_option
-def validate(
-    form: Format, paths: tuple[str, ...], named: tuple[str, ...], node_labels: bool
-) -> None:
-    """Say whether the policies in FILEs (folders, - for standard input) can be enforced.
-
-    Policies of every kind, and CiliumCIDRGroups; other objects are left alone. What is valid but
-    not enforced yet, such as rules for HTTP, is told of.
-    """
-    from fimbria.sources.files import ManifestError, read
-
-    paths = (*paths, *named)
-    if not paths:
-        raise click.UsageError("name a file: FILE or -f FILE")
-    try:
-        findings = [one for manifest in read(paths) if (one := finding(manifest, node_labels))]
-    except ManifestError as error:
-        raise CliError(str(error)) from error
-    if not findings:
-        raise CliError(f"no policy in {', '.join(paths)}")
-    table = Table(["WHERE", "KIND", "NAME", "RESULT"])
-    for one in findings:
-        said = f"{one['field']}: {one['reason']}" if one["reason"] else "valid"
-        said += "".join(f"\nnot enforced yet: {text}" for text in one["pending"])
-        table.add(f"{one['file']}:{one['line']}", one["kind"], one["name"], said)
-    emit(form, findings, lambda: table)
-    if any(one["reason"] for one in findings):
-        raise SystemExit(1)
-
-
-def finding(manifest: Manifest, node_labels: bool = False) -> dict[str, Any] | None:
-    """Return what is wrong with a manifest (`reason` is empty if nothing is); None: no policy."""
-    from fimbria.model.groups import read_group
-    from fimbria.model.policy import PolicyError
-    from fimbria.model.policy_parse import KINDS, parse_policy
-
-    refusal: tuple[str, str] | None = None
-    pending: tuple[tuple[str, str], ...] = ()
-    try:
-        if manifest.kind in KINDS:
-            policy = parse_policy(manifest.document, node_labels=node_labels)
-            refusal, pending = policy.refusal, policy.pending
-        elif manifest.kind == "CiliumCIDRGroup":
-            read_group(manifest.document)
-        else:
-            return None
-    except PolicyError as error:
-        refusal = error.path, error.reason
-    path, reason = refusal or ("", "")
-    return {
-        "file": manifest.file,
-        "line": manifest.line(path),
-        "kind": manifest.kind,
-        "name": manifest.name,
-        "field": path,
-        "reason": reason,
-        "pending": [f"{where}: {why}" for where, why in pending],
-    }
 
 
 @group.command("trace")

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 NETWORK_POLICY = "NetworkPolicy"
 CLUSTER_NETWORK_POLICY = "ClusterNetworkPolicy"
 CILIUM_NETWORK_POLICY = "CiliumNetworkPolicy"
 CILIUM_CLUSTERWIDE_POLICY = "CiliumClusterwideNetworkPolicy"
-KINDS = (
-    NETWORK_POLICY, CILIUM_NETWORK_POLICY, CILIUM_CLUSTERWIDE_POLICY, CLUSTER_NETWORK_POLICY,
-)  # fmt: skip
+GROUPS: Mapping[str, str] = {
+    NETWORK_POLICY: "networking.k8s.io",
+    CILIUM_NETWORK_POLICY: "cilium.io",
+    CILIUM_CLUSTERWIDE_POLICY: "cilium.io",
+    CLUSTER_NETWORK_POLICY: "policy.networking.k8s.io",
+}
+"""API groups of the kinds; others have kinds of the same names."""
+KINDS = tuple(GROUPS)
 CLUSTERWIDE = (CILIUM_CLUSTERWIDE_POLICY, CLUSTER_NETWORK_POLICY)
 """Those without a namespace."""

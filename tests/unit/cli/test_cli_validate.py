@@ -102,3 +102,28 @@ def test_no_policy(run, tmp_path) -> None:
     result = run("policy", "validate", str(tmp_path / "missing.yaml"))
     assert result.exit_code == 1
     assert "missing.yaml" in result.output
+
+
+def test_other_groups(run, tmp_path) -> None:
+    """A kind of somebody else's group is left alone; one that no policy group has is a slip."""
+    path = tmp_path / "others.yaml"
+    theirs = "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {name: x}\n"
+    path.write_text(theirs)
+    assert "no policy in" in run("policy", "validate", str(path)).output
+    path.write_text(theirs + "---\n" + FQDN.replace("NetworkPolicy", "NetworkPolciy"))
+    result = run("policy", "validate", str(path), "-o", "json")
+    assert result.exit_code == 1
+    (finding,) = json.loads(result.output)
+    assert (finding["field"], finding["line"]) == ("kind", 6)
+    assert finding["reason"] == "there is no CiliumNetworkPolciy in cilium.io"
+
+
+def test_one_that_cannot_be_read(run, tmp_path) -> None:
+    """It does not hide what is wrong with others; names come with their namespace."""
+    (tmp_path / "a.yaml").write_text("kind: [\n")
+    (tmp_path / "b.yaml").write_text(FQDN.replace("names", "names\n  namespace: red"))
+    result = run("policy", "validate", str(tmp_path))
+    assert result.exit_code == 1
+    assert "a.yaml:2" in result.output
+    assert "not YAML" in result.output
+    assert "red/names" in result.output

@@ -1,0 +1,104 @@
+"""`fimbria policy validate`: whether policies can be enforced, before anybody applies them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fimbria.cli.errors import CliError
+from fimbria.cli.output import Format, Table, emit
+from fimbria.cli.target import format_option
+from fimbria.cli.worldoptions import node_labels_option
+
+if TYPE_CHECKING:
+    from fimbria.sources.files import Manifest, ManifestError
+
+_OURS = "cilium.io"
+_NO_POLICIES = ("CiliumNode", "CiliumIdentity", "CiliumEndpoint")
+
+
+@click.command("validate")
+@format_option
+@click.argument("paths", nargs=-1, metavar="[FILE]...")
+@click.option("-f", "--filename", "named", multiple=True, metavar="FILE", help="The same as FILE.")
+@node_labels_option
+def validate(
+    form: Format, paths: tuple[str, ...], named: tuple[str, ...], node_labels: bool
+) -> None:
+    """Say whether the policies in FILEs (folders, - for standard input) can be enforced.
+
+    Policies of every kind, and CiliumCIDRGroups; other objects are left alone, and so are folders
+    within folders. What is valid but not enforced yet, such as rules for HTTP, is told of. Exit
+    code 1 if anything is wrong.
+    """
+    from fimbria.sources.files import ManifestError, scan
+
+    paths = (*paths, *named)
+    if not paths:
+        raise click.UsageError("name a file: FILE or -f FILE")
+    findings = [
+        unreadable(one) if isinstance(one, ManifestError) else finding(one, node_labels)
+        for one in scan(paths)
+    ]
+    found = [one for one in findings if one is not None]
+    if not found:
+        raise CliError(f"no policy in {', '.join(paths)}")
+    emit(form, found, lambda: table(found))
+    if any(one["reason"] for one in found):
+        raise SystemExit(1)
+
+
+def table(findings: list[dict[str, Any]]) -> Table:
+    """Return the findings for people."""
+    rows = Table(["WHERE", "KIND", "NAME", "RESULT"])
+    for one in findings:
+        said = ": ".join(filter(None, (one["field"], one["reason"]))) or "valid"
+        said += "".join(f"\nnot enforced yet: {text}" for text in one["pending"])
+        name = "/".join(filter(None, (one["namespace"], one["name"])))
+        rows.add(f"{one['file']}:{one['line']}", one["kind"], name, said)
+    return rows
+
+
+def finding(manifest: Manifest, node_labels: bool = False) -> dict[str, Any] | None:
+    """Return what is wrong with a manifest (`reason` is empty if nothing is); None: no policy."""
+    from fimbria.analysis.objects import OTHER_KINDS, POLICY_GROUPS, group_of
+    from fimbria.model.groups import read_group
+    from fimbria.model.kinds import GROUPS
+    from fimbria.model.policy import PolicyError
+    from fimbria.model.policy_parse import parse_policy
+
+    refusal: tuple[str, str] | None = None
+    pending: tuple[tuple[str, str], ...] = ()
+    group, kind = group_of(manifest), manifest.kind
+    try:
+        if GROUPS.get(kind) == group:
+            policy = parse_policy(manifest.document, node_labels=node_labels)
+            refusal, pending = policy.refusal, policy.pending
+        elif (group, kind) == (_OURS, "CiliumCIDRGroup"):
+            read_group(manifest.document)
+        elif group in POLICY_GROUPS and kind not in OTHER_KINDS and kind not in _NO_POLICIES:
+            refusal = "kind", f"there is no {kind} in {group}"
+        else:
+            return None
+    except PolicyError as error:
+        refusal = error.path, error.reason
+    path, reason = refusal or ("", "")
+    return {
+        "file": manifest.file,
+        "line": manifest.line(path),
+        "kind": kind,
+        "namespace": manifest.namespace,
+        "name": manifest.name,
+        "field": path,
+        "reason": reason,
+        "pending": [f"{where}: {why}" for where, why in pending],
+    }
+
+
+def unreadable(error: ManifestError) -> dict[str, Any]:
+    """Return a text or a document that is no manifest as a finding."""
+    return {
+        "file": error.file, "line": error.line, "kind": "", "namespace": "", "name": "",
+        "field": error.field, "reason": error.reason, "pending": [],
+    }  # fmt: skip
