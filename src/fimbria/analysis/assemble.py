@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fimbria.analysis import objects
@@ -94,19 +95,23 @@ def assemble(taken: Taken) -> World:
     services, ports, ips = _behind(taken)
     pods: dict[str, Pod] = {}
     first = int.from_bytes(STAND_INS, "big")
-    for index, place in enumerate(sorted(rows), 1):
+    stand_ins = (number.to_bytes(4, "big") for number in count(first + 1))
+    for place, stand_in in zip(sorted(rows), stand_ins, strict=False):
         row = rows[place]
-        stand_in = (first + index).to_bytes(4, "big")
         pods["/".join(place)] = Pod(
             *place, row.kind, numbers[row.labels], row.labels, row.named,
             row.addresses or (stand_in,), row.node, row.plain,
         )  # fmt: skip
+    nodes = {
+        name: _merged(rows, stand_in)
+        for (name, rows), stand_in in zip(taken.nodes.items(), stand_ins, strict=False)
+    }
     return World(
         pods=pods,
         policies=taken.policies,
         identities={**RESERVED, **identities},
         host_pods=host_pods,
-        nodes={name: _merged(rows) for name, rows in taken.nodes.items()},
+        nodes=nodes,
         groups=taken.groups,
         services=services,
         service_ports=ports,
@@ -226,11 +231,12 @@ def _packed(texts: list[str]) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _merged(rows: list[Node]) -> Node:
-    """Return one node of what its Node and its CiliumNode say."""
+def _merged(rows: list[Node], stand_in: bytes) -> Node:
+    """Return one node of what its Node and its CiliumNode say, with an address in any case."""
+    known = any(ip for row in rows for ip in row.addresses)
     return Node(
         rows[0].name,
-        tuple(dict.fromkeys(ip for row in rows for ip in row.ipv4s)),
+        tuple(dict.fromkeys(ip for row in rows for ip in row.ipv4s)) if known else (stand_in,),
         tuple(dict.fromkeys(ip for row in rows for ip in row.ipv6s)),
         tuple(dict.fromkeys(cidr for row in rows for cidr in row.pod_cidrs)),
         labels=tuple(sorted({label for row in rows for label in row.labels})),

@@ -10,13 +10,14 @@ ranges of addresses from every prefix that a rule, a group or a Service names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from fimbria.analysis.flows import ENTITIES
-from fimbria.datapath.abi import Identity, PolicyKey, PolicyShape
+from fimbria.datapath.abi import EndpointIds, Identity, PolicyKey, PolicyShape
+from fimbria.model.identity import RESERVED, node_labels
 from fimbria.model.peers import Prefix, host_prefix
 from fimbria.model.policy import Protocol
 
@@ -64,9 +65,10 @@ class Group:
     """Ends that no policy at hand can tell apart.
 
     `name` is one of them, as flows name it, and `members` are all where they are pods. `unit` is
-    their endpoint id in the world, 0 for whom no policy selects. `family` is 4 or 6, 0 if both or
-    neither. `node` is the node that it is, or that all of the pods run on where nodes are ends by
-    name. `net` is the range of outside addresses (less the narrower ranges of other groups).
+    their endpoint id in the world (the node's in its own view), 0 for whom no policy selects.
+    `family` is 4 or 6, 0 if both or neither. `node` is the node that it is, or that all of the pods
+    run on where nodes are ends by name. `net` is the range of outside addresses (less the narrower
+    ranges of other groups).
     """
 
     name: str
@@ -77,6 +79,12 @@ class Group:
     net: Prefix | None = None
     node: str = ""
     members: tuple[str, ...] = field(default=())
+
+    @property
+    def at_home(self) -> Group:
+        """Return a node as the pods that run on it see it."""
+        own = (label for label in self.labels if not label.startswith("reserved:"))
+        return replace(self, labels=(*own, *RESERVED[Identity.HOST]))
 
     def __str__(self) -> str:
         if self.net is not None:
@@ -89,13 +97,14 @@ class Group:
 def cut_ports(engines: Iterable[Engine], extra: Iterable[Atom] = ()) -> list[Atom]:
     """Return the atoms of all ports, in order of protocol and port.
 
-    `extra` are ranges whose bounds are to be bounds too.
+    `extra` are ranges whose bounds are to be bounds too. What nodes see in their own way counts.
     """
     bounds = {protocol: {first, last + 1} for protocol, (first, last) in SPACES.items()}
     suffixes = {
         key[4:]
         for engine in engines
-        for policy in engine.policy_maps.values()
+        for view in (engine, *engine.views().values())
+        for policy in view.policy_maps.values()
         for key in policy.entries
     }
     for suffix in suffixes:
@@ -124,13 +133,16 @@ def cut_ends(engines: Sequence[Engine], extra: Iterable[Prefix] = ()) -> list[Gr
 
 
 def _pods(engines: Sequence[Engine]) -> Iterable[Group]:
-    """Yield groups of pods: of one unit, and of one prefix where CIDRs match pods."""
-    world = engines[0].world
-    match = engines[0].state.config.cidr_match
+    """Yield groups of pods: of one unit, and of one node where nodes are ends by name.
+
+    Where CIDRs match pods they are of one prefix, too.
+    """
+    world, match = engines[0].world, engines[0].state.config.cidr_match
+    named = world.nodes if engines[0].names_nodes else ()
     found: dict[tuple[int | str, ...], list[str]] = {}
     for name, pod in world.pods.items():
         nets = [engine.place(name).cidr for engine in engines] if "pods" in match else []
-        node = pod.node if "nodes" in match else ""
+        node = pod.node if pod.node in named else ""
         found.setdefault((world.units[pod.unit], pod.family, node, *nets), []).append(name)
     for (_, _, node, *_), names in found.items():
         one = world.pods[names[0]]
@@ -139,12 +151,24 @@ def _pods(engines: Sequence[Engine]) -> Iterable[Group]:
 
 
 def _nodes(engines: Sequence[Engine]) -> Iterable[Group]:
-    """Yield nodes by name where CIDRs match nodes; the entities stand for them elsewhere."""
-    if "nodes" not in engines[0].state.config.cidr_match:
+    """Yield nodes where policies can tell them apart; the entities stand for them elsewhere.
+
+    Each is there once for all its addresses that are alike, under its name and those of the others.
+    """
+    first = engines[0]
+    if not first.names_nodes:
         return
-    for name in engines[0].world.nodes:
-        place = engines[0].place(f"node:{name}")
-        yield Group(f"node:{name}", "node", place.end.labels.labels, 0, place.family, node=name)
+    unit = int(EndpointIds.HOST) if first.host_firewall else 0
+    for node, row in first.world.nodes.items():
+        seen: set[tuple[int, ...]] = set()
+        for at, ip in enumerate(row.addresses):
+            name = str(ip_address(ip)) if at else f"node:{node}"
+            places = [engine.place(name) for engine in engines]
+            kind = len(ip), *(part for one in places for part in (one.end.identity, one.cidr))
+            if kind not in seen and all(one.is_node and one.node == node for one in places):
+                seen.add(kind)
+                labels = node_labels(row.labels, apiserver=ip in first.world.api_servers)
+                yield Group(name, "node", labels, unit, places[0].family, node=node)
 
 
 def _entities() -> Iterable[Group]:

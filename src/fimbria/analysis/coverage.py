@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from fimbria.analysis.engine import loops
 from fimbria.analysis.flows import packet
 from fimbria.datapath.abi import Direction, EndpointIds
 from fimbria.model.policy import DIRECTIONS, Action, Tier
@@ -100,15 +101,15 @@ class Deciders:
     def _half(
         self, own: Place, other: Place, direction: Direction, protocol: int, port: int
     ) -> Iterator[Decision]:
-        if self._engine.needs_view(own, other):
-            yield from self.view(own.node).of_half(own.name, other.name, direction, protocol, port)
+        view, own, peer = self._engine.seen(own, other)
+        if view is not self._engine:
+            yield from self.view(own.node).of_half(own.name, peer.name, direction, protocol, port)
             return
-        if not own.unit:
+        if not own.unit or loops(own, peer):
             return
-        peer = self._engine.peer(own, other).end
         mode = self._engine.mode
         host = _is_host(own)
-        asked = Question(own.own, peer, direction, protocol, port, mode, self._context, host)
+        asked = Question(own.own, peer.end, direction, protocol, port, mode, self._context, host)
         policies = self.selecting(own)
         judged = verdict(policies, asked)
         parts = [Part(rule.policy, rule.path) for rule in judged.rules]

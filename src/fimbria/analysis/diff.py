@@ -75,22 +75,30 @@ class Difference:
 
 
 def diff(
-    old: World, new: World, enable_policy: str = "default", cidr_match: Iterable[str] = ()
+    old: World,
+    new: World,
+    enable_policy: str = "default",
+    cidr_match: Iterable[str] = (),
+    *,
+    host_firewall: bool = False,
 ) -> Difference:
     """Return what differs between two worlds' policies, for the pods that both have.
 
-    If one of them has no pods it is judged with the other's.
+    If one of them has no pods it is judged with the other's. Nodes are the new one's.
     """
     before, after, only_old, only_new = common(old, new)
     modes = frozenset(cidr_match)
-    engines = Engine(before, enable_policy, modes), Engine(after, enable_policy, modes)
+    engines = (
+        Engine(world, enable_policy, modes, host_firewall=host_firewall)
+        for world in (before, after)
+    )
     return Difference(tuple(compare(*engines)), only_old, only_new)
 
 
 def common(old: World, new: World) -> tuple[World, World, tuple[str, ...], tuple[str, ...]]:
     """Return both worlds with the same pods, nodes and labels; and the pods of one only."""
     if not old.pods or not new.pods:
-        source = new if new.pods else old
+        source = max((new, old), key=lambda world: (bool(world.pods), bool(world.nodes)))
         return _placed(old, source), _placed(new, source), (), ()
     gone = {name for name, pod in old.pods.items()
             if name not in new.pods or new.pods[name].unit != pod.unit}  # fmt: skip

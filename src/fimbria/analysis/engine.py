@@ -79,7 +79,7 @@ class Engine:
     (policy-cidr-match-mode); `judge` one of JUDGES; with `host_firewall` nodes have policies too
     (enable-host-firewall). What a node sees in its own way (its own policy, and what its pods have
     with it where rules name nodes by labels) is asked of an engine with that node's view (`node`),
-    which is compiled when a flow first needs it. Engines of different worlds are independent,
+    which is compiled when it is first needed. Engines of different worlds are independent,
     and a rule has the same number in each as long as nothing else took it.
     """
 
@@ -265,17 +265,34 @@ class Engine:
             )
         return found
 
+    @property
+    def names_nodes(self) -> bool:
+        """Return whether policies can tell one node from another."""
+        match = self.state.config.cidr_match
+        return self.host_firewall or self.world.node_labels or "nodes" in match
+
+    def views(self) -> dict[str, Engine]:
+        """Return the engines of all nodes that see something in their own way, by name."""
+        if not (self.host_firewall or self.world.node_labels):
+            return {}
+        return {name: self.view(name) for name in self.world.nodes}
+
+    def seen(self, own: Place, other: Place) -> tuple[Engine, Place, Place]:
+        """Return whose view judges the half of `own`, and both ends as they are there."""
+        if not self.needs_view(own, other):
+            return self, own, self.peer(own, other)
+        view = self.view(own.node)
+        return view, view.place(own.name), view.place(other.name)
+
     def half(
         self, own: Place, other: Place, direction: Direction, protocol: int, port: int, judge: str
     ) -> Half:
         """Return what the policy of `own` says of a packet; `judge` is any of JUDGES but "all"."""
-        if self.needs_view(own, other):
-            view = self.view(own.node)
-            return view.half(view.place(own.name), view.place(other.name), direction, protocol,
-                             port, judge)  # fmt: skip
-        if not own.unit:
+        view, own, peer = self.seen(own, other)
+        if view is not self:
+            return view.half(own, peer, direction, protocol, port, judge)
+        if not own.unit or loops(own, peer):
             return self.halves.unpoliced
-        peer = self.peer(own, other)
         if judge == "model":
             host = own.unit == EndpointIds.HOST
             asked = Question(
@@ -300,6 +317,11 @@ class Engine:
                 if any(spec.subject.matches(own.own.labels) for spec in policy.specs)
             ]
         return found
+
+
+def loops(own: Place, peer: Place) -> bool:
+    """Return whether a node talks with itself, as its own view has it: that passes no device."""
+    return own.unit == EndpointIds.HOST and peer.end.identity == Identity.HOST
 
 
 def as_flow(given: Mapping[str, Any]) -> Flow:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fimbria.analysis.prefixes import LongestPrefix
+from fimbria.analysis.world import stands_in
 from fimbria.datapath.abi import Identity
 from fimbria.model.ends import Places as Ends
 from fimbria.model.identity import RESERVED
@@ -215,6 +216,8 @@ class Places:
         found = self._labels.get(identity)
         if found is None:
             labels = self._world.identities.get(identity, ())
+            if identity == Identity.HOST and self._world.node_labels:
+                labels = (*labels, *self._own_labels)
             found = self._labels[identity] = LabelSet(labels)
         return found
 
@@ -248,7 +251,8 @@ class Places:
         if node == self._self and self._host:
             own = replace(end, labels=LabelSet((*RESERVED[Identity.HOST], *self._own_labels)))
             unit = self._host
-        return Place(name, end, own, unit, node, 4 if len(ip) == 4 else 6, cidr, is_node=True)
+        family = 0 if stands_in(ip) else 4 if len(ip) == 4 else 6
+        return Place(name, end, own, unit, node, family, cidr, is_node=True)
 
     def _entity(self, name: str) -> Place:
         identity = ENTITIES.get(name.removeprefix("entity:"))

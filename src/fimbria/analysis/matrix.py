@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 
 from fimbria.analysis.atoms import OTHER, Atom, cut_ends, cut_ports
+from fimbria.analysis.bits import WORD
 from fimbria.analysis.diff import packet_of
 from fimbria.analysis.flows import FlowError
-from fimbria.analysis.reach import WORD, Reach
+from fimbria.analysis.reach import Reach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -118,11 +118,11 @@ def _near(
         if name == ends[1].name:
             port = number
     protocol, port = packet(flow, *ends, port)
-    if engine.needs_view(own, other):
-        engine, deciders = engine.view(own.node), deciders.view(own.node)
-        own, other = engine.place(own.name), engine.place(other.name)
+    view, own, other = engine.seen(own, other)
+    if view is not engine:
+        engine, deciders = view, deciders.view(own.node)
     asked = f"{port}/{flow.protocol.upper()}"
-    peer = engine.peer(own, other).end
+    peer = other.end
     receiver = own.own if way is Direction.INGRESS else peer
     context = engine.state.context()
     for policy in deciders.selecting(own):

@@ -13,16 +13,17 @@
     ENDS      = PART { "or" PART }
     PART      = WHO { "and" WHO }
     WHO       = "not" WHO | "(" ENDS ")" | "any" | "pods" | "pod=NS/NAME" | "ns=NAME"
-              | KEY "=" VALUE | "entity:NAME" | "cidr:PREFIX"
+              | "nodes" | "node=NAME" | KEY "=" VALUE | "entity:NAME" | "cidr:PREFIX"
     ON        = "on" PORTS { "," PORTS }
     PORTS     = PROTOCOL [ "/" PORT [ "-" PORT ] ] | "port" PORT [ "-" PORT ]
 
 `path` demands that every source gets through to every destination on every port that is named (on
 some port at all, if none is). "isolated" means that nobody outside the ends gets in, and they get
 to nobody outside. It and "only" do not speak of the node that a pod runs on, which may reach its
-pods in any case (`no path from entity:host to ...` does). Pods of one kind, entities and ranges of
-addresses are the ends (analysis.atoms); what goes on between two ends of which no policy can be
-about either is not asked.
+pods in any case (`no path from entity:host to ...` does). Pods of one kind, nodes where policies
+can tell them apart, entities and ranges of addresses are the ends (analysis.atoms). A node is
+entity:host to the pods that run on it, and entity:remote-node to all others. What goes on between
+two ends of which no policy can be about either is not asked.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ import numpy as np
 from fimbria.analysis.atoms import OTHER, SPACES, Atom, cut_ends, cut_ports
 from fimbria.analysis.diff import packet_of
 from fimbria.analysis.flows import ENTITIES
+from fimbria.analysis.homes import guests
 from fimbria.analysis.reach import Reach
 from fimbria.model.labels import NAMESPACE, LabelSet
 from fimbria.model.peers import Prefix, prefix
 from fimbria.model.policy import Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
 
     Ends = Callable[[Group], bool]
 
+_AN_END = "an end: any, pods, nodes, ns=NAME, node=NAME, KEY=VALUE, entity:NAME, cidr:PREFIX"
+_NODES = frozenset({"reserved:host", "reserved:remote-node"})
 _WORDS = re.compile(r"\(|\)|,|[^\s(),]+")
 _PORTS = re.compile(r"(?P<protocol>[A-Za-z0-9]+)(/(?P<first>\d+)(-(?P<last>\d+))?)?$")
 _BARE = re.compile(r"(?P<first>\d+)(-(?P<last>\d+))?$")
@@ -119,7 +123,8 @@ def prove(engine: Engine, assertions: Iterable[Assertion | str]) -> list[Proof]:
     asked = [parse(one) if isinstance(one, str) else one for one in assertions]
     atoms = cut_ports([engine], [atom for one in asked for atom in one.atoms])
     groups = cut_ends([engine], [net for one in asked for net in one.prefixes])
-    trials = [_Trial(one, demand, groups) for one in asked for demand in one.demands]
+    nodes = guests(groups)
+    trials = [_Trial(one, demand, groups, nodes) for one in asked for demand in one.demands]
     for chunk in Reach(engine, groups, atoms).chunks():
         for trial in trials:
             trial.add(chunk)
@@ -136,17 +141,37 @@ def prove(engine: Engine, assertions: Iterable[Assertion | str]) -> list[Proof]:
 class _Trial:
     """One demand while the verdicts come in."""
 
-    def __init__(self, assertion: Assertion, demand: Demand, groups: Sequence[Group]) -> None:
+    def __init__(
+        self,
+        assertion: Assertion,
+        demand: Demand,
+        groups: Sequence[Group],
+        nodes: Mapping[int, NDArray[np.bool_]],
+    ) -> None:
         self.assertion = assertion
         self._demand = demand
         self._groups = groups
-        self._sources = np.array([demand.sources(group) for group in groups], np.bool_)
-        self._targets = np.flatnonzero([demand.destinations(group) for group in groups])
+        self._sources = _named(demand.sources, groups)
+        self._targets = np.flatnonzero(_named(demand.destinations, groups))
+        self._asked = self._between(nodes) if nodes else None
         self._found: tuple[int, int, Atom] | None = None
         self._some = demand.every and not assertion.atoms
         shape = len(groups), len(self._targets)
         self._paired = np.zeros(shape, np.bool_)
         self._reached = np.zeros(shape if self._some else (0, 0), np.bool_)
+
+    def _between(self, nodes: Mapping[int, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        """Return which pairs are asked about: a node is another end to its pods than to others."""
+        found = np.ones((len(self._groups), len(self._targets)), np.bool_)
+        column = {target: at for at, target in enumerate(self._targets.tolist())}
+        for at, here in nodes.items():
+            away, home = self._groups[at], self._groups[at].at_home
+            ends = self._demand.sources
+            found[at] &= np.where(here[self._targets], ends(home), ends(away))
+            if at in column:
+                ends = self._demand.destinations
+                found[:, column[at]] &= np.where(here, ends(home), ends(away))
+        return found
 
     def add(self, chunk: Chunk) -> None:
         """Take up the verdicts about some atoms and sources."""
@@ -156,6 +181,8 @@ class _Trial:
             return
         pick = np.ix_(rows, self._targets)
         possible = chunk.possible[pick] & np.uint64(word)
+        if self._asked is not None:
+            possible[~self._asked[rows + chunk.start]] = 0
         self._paired[rows + chunk.start] |= possible != 0
         passes = chunk.passes[pick] & possible
         if self._some:
@@ -256,11 +283,13 @@ class _Reader:
             found = self._ends()
             self._expect(")")
             return found
-        word = self._next("an end: any, pods, ns=NAME, KEY=VALUE, entity:NAME, cidr:PREFIX")
+        word = self._next(_AN_END)
         if word == "any":
             return lambda _: True
         if word == "pods":
             return lambda group: group.kind == "pods"
+        if word == "nodes":
+            return lambda group: not _NODES.isdisjoint(group.labels)
         if word.startswith("entity:"):
             return self._entity(word.removeprefix("entity:"))
         if word.startswith("cidr:"):
@@ -268,9 +297,11 @@ class _Reader:
         key, equals, value = word.partition("=")
         if not equals or not key or not value:
             self._at -= 1
-            raise self._wrong("an end: any, pods, ns=NAME, KEY=VALUE, entity:NAME, cidr:PREFIX")
+            raise self._wrong(_AN_END)
         if key == "pod":
             return lambda group: value in group.members
+        if key == "node":
+            return lambda group: group.kind == "node" and group.node == value
         return _labelled(f"k8s:{NAMESPACE}" if key == "ns" else key, value)
 
     def _entity(self, name: str) -> Ends:
@@ -344,13 +375,20 @@ class _Reader:
         return AssertionSyntaxError(f"{self._text!r}: expected {wanted}, found {have}")
 
 
+def _named(ends: Ends, groups: Sequence[Group]) -> NDArray[np.bool_]:
+    """Return which groups are such ends, nodes also if they are to their own pods only."""
+    return np.array(
+        [ends(one) or (one.kind == "node" and ends(one.at_home)) for one in groups], np.bool_
+    )
+
+
 def _inverse(ends: Ends) -> Ends:
     return lambda group: not ends(group)
 
 
 def _others(ends: Ends) -> Ends:
     """Return everyone else but the node that a pod runs on, which may always reach it."""
-    return lambda group: group.name != "entity:host" and not ends(group)
+    return lambda group: "reserved:host" not in group.labels and not ends(group)
 
 
 def _labelled(key: str, value: str) -> Ends:

@@ -18,7 +18,7 @@ from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
-from fimbria.compile.state import ClusterState, LocalEndpoint, NodeConfig
+from fimbria.compile.state import ClusterState, LocalEndpoint, NodeConfig, RemoteEndpoint
 from fimbria.datapath.abi import EndpointIds
 from fimbria.model.identity import RESERVED
 from fimbria.model.policy import Policy, PolicyKey
@@ -39,7 +39,12 @@ SELF = "fimbria-analysis"
 """Name of the node that the compiler believes to run on; no real node has it."""
 
 STAND_INS = bytes([240, 0, 0, 0])
-"""The first of the addresses for pods that have none; no network uses 240.0.0.0/4."""
+"""The first of the addresses for pods and nodes that have none; no network uses 240.0.0.0/4."""
+
+
+def stands_in(ip: bytes) -> bool:
+    """Return whether an address was made up for who has none."""
+    return len(ip) == len(STAND_INS) and ip[0] >= STAND_INS[0]
 
 
 class UnitKey(NamedTuple):
@@ -74,15 +79,10 @@ class Pod:
         return UnitKey(self.identity, self.named)
 
     @property
-    def stands_in(self) -> bool:
-        """Return whether its address was made up."""
-        return self.addresses[0][0] >= STAND_INS[0] and len(self.addresses[0]) == len(STAND_INS)
-
-    @property
     def family(self) -> int:
         """Return 4 or 6; 0 if it has addresses of both, or none of its own."""
         sizes = {len(ip) for ip in self.addresses}
-        if self.stands_in or len(sizes) > 1:
+        if stands_in(self.addresses[0]) or len(sizes) > 1:
             return 0
         return 4 if sizes == {4} else 6
 
@@ -164,7 +164,8 @@ class World:
         """Return the compiler's input: one local endpoint for each of `units`.
 
         Both families are on, so that 0.0.0.0/0 and ::/0 are different identities. `node` is whose
-        view it is, "" nobody's: with `host_firewall` that node is an endpoint too.
+        view it is, "" nobody's: a node has the units of its own pods only, and with `host_firewall`
+        is an endpoint too.
         """
         config = NodeConfig(
             ipv6=True,
@@ -179,9 +180,15 @@ class World:
         for number, labels in self.identities.items():
             if number not in RESERVED:
                 state.identities.put(number, labels)
+        here = {pod.unit for pod in self.pods.values() if pod.node == node} if node else self.units
         for unit, number in self.units.items():
-            pod = LocalEndpoint(number, 0, b"", b"", None, None, unit.identity, unit.named)
-            state.local.put(number, pod)
+            if unit in here:
+                pod = LocalEndpoint(number, 0, b"", b"", None, None, unit.identity, unit.named)
+                state.local.put(number, pod)
+        for pod in self.pods.values():
+            if pod.named and pod.unit not in here:  # rules may name its ports
+                ip = pod.addresses[0]
+                state.remote.put(ip, RemoteEndpoint(ip, pod.identity, b"", pod.named))
         for name, row in self.nodes.items():
             state.nodes.put(name, row)
         for name, group in self.groups.items():
@@ -216,7 +223,12 @@ def load(
 
 
 def from_documents(
-    documents: Iterable[object], *, cluster: str = "default", labels: str = "", origin: str = ""
+    documents: Iterable[object],
+    *,
+    cluster: str = "default",
+    labels: str = "",
+    origin: str = "",
+    node_labels: bool = False,
 ) -> World:
     """Return the world of objects that are at hand already, as decoded JSON.
 
@@ -225,7 +237,7 @@ def from_documents(
     from fimbria.analysis.collect import Collector
     from fimbria.sources.files import ManifestError, checked
 
-    collector = Collector(cluster=cluster, labels=labels)
+    collector = Collector(cluster=cluster, labels=labels, node_labels=node_labels)
     for document in documents:
         try:
             collector.take(checked(document, origin))
