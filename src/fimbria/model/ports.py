@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_PORTS = 40
 ANY_PORTS = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
-"""What protocol ANY means beside a port."""
+"""What protocol ANY means beside a port, also beside 0: no rule with ports is about ICMP."""
 
 _NAME = re.compile(r"(?=[a-z0-9-]{1,63}$)(?=.*[a-z])(?!-)(?!.*--).*[a-z0-9]$")
 
@@ -83,7 +83,7 @@ def _cilium_port(value: Any, path: str) -> PortSpec:
         raise PolicyError(fields.at("protocol"), f"{text!r} is none of TCP, UDP, SCTP, ANY{hint}")
     protocols = ANY_PORTS if upper == "ANY" else (Protocol[upper],)
     if port is None or port == "":
-        raise PolicyError(fields.at("port"), "is missing; 0 stands for all")
+        raise PolicyError(fields.at("port"), "is missing; 0 stands for all ports")
     if isinstance(port, str) and not port.isdecimal():
         if end:
             raise PolicyError(fields.at("endPort"), "takes a port number beside it, not a name")
@@ -93,7 +93,7 @@ def _cilium_port(value: Any, path: str) -> PortSpec:
     if first == 0:
         if end:
             raise PolicyError(fields.at("endPort"), "takes a port other than 0 beside it")
-        return PortSpec(path, () if upper == "ANY" else protocols)
+        return PortSpec(path, protocols)
     return PortSpec(path, protocols, _range(first, end, fields))
 
 

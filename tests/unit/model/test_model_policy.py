@@ -169,7 +169,20 @@ def test_lists_that_are_absent_or_empty() -> None:
     beside = {"fromEntities": ["all"], "fromEndpoints": [], "fromCIDR": []}
     assert judge(with_ingress(beside)) is Reason.ALLOW_RULE
     assert judge(with_ingress({"toPorts": port})) is Reason.ALLOW_RULE
-    assert judge(with_ingress({"toPorts": [{"ports": [{"port": "0"}]}]})) is Reason.ALLOW_RULE
+
+
+@pytest.mark.parametrize(
+    ("protocol", "meant"),
+    [(None, {6, 17, 132}), ("ANY", {6, 17, 132}), ("any", {6, 17, 132}), ("UDP", {17})],
+)
+def test_port_zero(protocol: str | None, meant: set[int]) -> None:
+    """Every port of the protocols that have ports; ICMP takes a rule of its own."""
+    ports = [{"port": "0", "protocol": protocol}]
+    (rule,) = with_ingress({"toPorts": [{"ports": ports}]}).specs[0].rules
+    (part,) = rule.ports
+    found = {number for number in range(256) if part.matches(number, 8, frozenset())}
+    assert found == meant
+    assert all(part.matches(next(iter(meant)), port, frozenset()) for port in (0, 1, 65535))
 
 
 def test_enforcement_modes() -> None:
