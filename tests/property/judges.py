@@ -110,7 +110,7 @@ def agree(compiler: Compiler, case: Case) -> None:
         wanted = compiler.ids.proxies.port(case.packet.direction, judged.parser)
         assert hit.proxy_port == wanted, case
     assert (judged.allowed and hit.rule_id in _FREE) == (judged.reason in ALLOWED_BY_NONE), case
-    assert hit.enforced or judged.reason is Reason.NO_POLICY, case
+    assert hit.enforced == (judged.reason is not Reason.NO_POLICY), case
     if hit.rule_id >= RuleIds.FIRST:
         rule = compiler.ids.rules.rule(hit.rule_id)
         assert rule in {(name.policy, name.path) for name in judged.rules}, case

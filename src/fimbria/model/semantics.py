@@ -195,7 +195,8 @@ def verdict(policies: Sequence[Policy], asked: Question, *, shadow: bool = False
     last = _tier(tier_order(specs, Tier.BASELINE), asked)
     if last is not None:
         return last
-    return Verdict(True, Reason.NO_DEFAULT_DENY if state.enforced else Reason.NO_POLICY)
+    said = any(spec.default_deny(asked.direction) is not None for _, spec in specs)
+    return Verdict(True, Reason.NO_DEFAULT_DENY if said else Reason.NO_POLICY)
 
 
 def _tier(specs: list[tuple[Policy, Spec]], asked: Question) -> Verdict | None:

@@ -28,6 +28,7 @@ def pod(app: str, namespace: str, env: str) -> End:
 WEB, DB = pod("web", "red", "prod"), pod("db", "blue", "test")
 TEST = {"matchLabels": {"env": "test"}}
 PROD = {"matchLabels": {"env": "prod"}}
+TCP_81 = {"tcp": {"destinationPort": {"number": 81}}}
 SPEC: dict[str, Any] = {
     "tier": "Admin", "priority": 10, "subject": {"namespaces": PROD},
     "ingress": [{"action": "Deny", "from": [{"namespaces": TEST}]}],
@@ -79,6 +80,19 @@ def test_order() -> None:
     base = cnp(tier="Baseline", ingress=deny)
     assert judge(base, cnp(ingress=[rule("Pass")])) is Reason.DENY_RULE
     assert judge(base, ordinary) is Reason.DEFAULT_DENY
+
+
+def test_nothing_decides() -> None:
+    """Whom a tier asks, without a rule that matches, is selected and not denied by default."""
+    passing = cnp(ingress=[rule("Pass")])
+    for tier in ("Admin", "Baseline"):
+        policy = cnp(tier=tier, ingress=[rule("Deny", protocols=[TCP_81])])
+        assert judge(policy) is Reason.NO_DEFAULT_DENY
+        assert judge(policy, passing) is Reason.NO_DEFAULT_DENY
+        assert judge(policy, direction=Direction.EGRESS) is Reason.NO_POLICY
+    assert judge(cnp(tier="Baseline", ingress=[rule("Pass"), rule("Deny")])) is (
+        Reason.NO_DEFAULT_DENY
+    )
 
 
 @pytest.mark.parametrize(
