@@ -172,7 +172,7 @@ def test_nodes() -> None:
     for label, reason in (
         ("reserved:host", Reason.DENY_RULE),
         ("reserved:remote-node", Reason.DENY_RULE),
-        ("reserved:world", Reason.NO_POLICY),
+        ("reserved:world", Reason.NO_DEFAULT_DENY),
     ):
         asked = Question(WEB, End(6, LabelSet((label,))), Direction.EGRESS, 6, 80)
         assert verdict([policy], asked).reason is reason
