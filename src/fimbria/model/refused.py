@@ -68,6 +68,8 @@ def _subject(spec: Mapping[str, Any], path: str, key: PolicyKey) -> Selector:
         name = "podSelector" if kubernetes else "endpointSelector"
         prefix = select_parse.kubernetes_key if kubernetes else select_parse.cilium_key
         chosen = select_parse.label_selector(spec.get(name), f"{path}.{name}", prefix)
+        if key.namespace and not kubernetes:
+            chosen = select_parse.of_any_namespace(chosen)
         return select_parse.subject(chosen, key.namespace, path)
     except PolicyError:
         return select_parse.subject(EVERYTHING, key.namespace, path)

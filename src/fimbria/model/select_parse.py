@@ -105,6 +105,11 @@ def subject(chosen: Selector, namespace: str, path: str) -> Selector:
     return chosen.also(equals(K8S_NAMESPACE, namespace))
 
 
+def of_any_namespace(chosen: Selector) -> Selector:
+    """Return a selector without its demands on what a pod's namespace is called."""
+    return selector(row for row in chosen.requirements if row.key not in _NAMES)
+
+
 def peer(chosen: Selector, namespace: str) -> Selector:
     """Return a peer's selector with the namespace rule applied: own namespace unless one is named.
 

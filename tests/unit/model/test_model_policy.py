@@ -149,6 +149,20 @@ def test_unreadable_subject_closes_the_namespace() -> None:
     assert judge(policy, DB) is Reason.NO_POLICY
 
 
+def test_a_foreign_namespace_closes_the_own_pods_that_are_meant() -> None:
+    """A policy that was written for another namespace does not close all of its own."""
+    labels = {"app": "web", "k8s:io.kubernetes.pod.namespace": "blue"}
+    policy = cnp({"endpointSelector": {"matchLabels": labels}, "ingress": [{}]})
+    assert policy.refusal == (
+        "spec.endpointSelector", "selects pods of another namespace than its own, red",
+    )  # fmt: skip
+    log = LabelSet(("k8s:app=log", "k8s:io.kubernetes.pod.namespace=red"))
+    web = LabelSet(("k8s:app=web", "k8s:io.kubernetes.pod.namespace=blue"))
+    assert judge(policy) is Reason.REFUSED
+    assert judge(policy, log) is Reason.NO_POLICY
+    assert judge(policy, web) is Reason.NO_POLICY
+
+
 def test_namespaced_policy_stays_in_its_namespace() -> None:
     """Peers are of the own namespace unless one is named; the subject always is."""
     rule = {"fromEndpoints": [{"matchLabels": {"app": "db"}}]}
