@@ -2,7 +2,7 @@
 
 Traffic of every sort runs between two pods of one node and of two nodes under a default-deny
 policy, while the agents are killed at random moments (also while they start), and while policy
-changes. FIMBRIA_KILLS says how often; `make soak` runs 20.
+or the identities that it names change. FIMBRIA_KILLS says how often; `make soak` runs 20.
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ import random
 import signal
 import threading
 import time
+from contextlib import closing
+from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bench.churn import NUMBERS, Api, endpoint, identity
+from fimbria.datapath.abi import EndpointInfo, EndpointKey, Family, PolicyRef
+from fimbria.kernel.maps import BpfMap
+from tests.lab.hostlab import until
 from tests.lab.load import PODS, long_lived, nothing_broke, ready, replaced, settled, traffic
 
 if TYPE_CHECKING:
@@ -92,5 +99,89 @@ def test_agents_killed_under_load(make_lab: Callable[..., Lab]) -> None:
     with traffic(lab) as report:
         before = settled(lab)
         kill_agents(lab, rng)
+        assert before <= long_lived(lab), "connections were lost from conntrack"
+        nothing_broke(report())
+
+
+NEWCOMERS, AT_ONCE = 200, 20
+LETS_NEWCOMERS_IN = """---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: newcomers, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: server}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {tier: new}}]
+    toPorts: [{ports: [{port: "7000"}, {port: "7001", protocol: UDP}]}]
+"""
+
+
+def policy_map(lab: Lab, pod: str) -> tuple[int, dict[bytes, bytes]]:
+    """The id and the entries of a pod's policy on node1, as the kernel has them."""
+    folder = Path(lab.node("node1")["bpffs"]) / "tc/globals"
+    packed = next(ip_address(ip).packed for ip in lab.pod(pod)["addresses"] if ":" not in ip)
+    with (
+        BpfMap.open(folder / "cilium_lxc") as pods,
+        BpfMap.open(folder / "cilium_policy_ref") as refs,
+        BpfMap.open(folder / "cilium_policy") as policies,
+    ):
+        found = pods.get(EndpointKey(packed.ljust(16, b"\0"), Family.IPV4).pack())
+        assert found is not None
+        ref = refs.get(EndpointInfo.unpack(found).lxc_id.to_bytes(4, "little"))
+        assert ref is not None
+        number = PolicyRef.unpack(ref).policy_id
+        inner = policies.get_map(number.to_bytes(4, "little"))
+        assert inner is not None
+        with inner:
+            return number, inner.items()
+
+
+def churn(lab: Lab, during: Callable[[int], None]) -> None:
+    """Newcomers with labels of their own come and go, AT_ONCE at a time; ends without any."""
+    with closing(Api(lab)) as api:
+        path = "/apis/cilium.io/v2"
+        for number in range(NEWCOMERS + AT_ONCE):
+            if number < NEWCOMERS:
+                name = NUMBERS[number]
+                api("POST", f"{path}/ciliumidentities", identity(number, name))
+                api("POST", f"{path}/namespaces/default/ciliumendpoints", endpoint(number, name))
+            if number >= AT_ONCE:
+                old = number - AT_ONCE
+                api("DELETE", f"{path}/namespaces/default/ciliumendpoints/new-{old}")
+                api("DELETE", f"{path}/ciliumidentities/{NUMBERS[old]}")
+            during(number)
+
+
+@pytest.mark.root
+def test_identities_come_and_go_under_load(make_lab: Callable[..., Lab]) -> None:
+    """Their entries come and go in the map in use, and nothing is lost; neither when agents die."""
+    lab = make_lab(PODS + LETS_NEWCOMERS_IN, ipv6=True)
+    seen: set[int] = set()
+    sizes: set[int] = set()
+
+    def look(_: int) -> None:
+        number, entries = policy_map(lab, "near")
+        seen.add(number)
+        sizes.add(len(entries))
+
+    def kill(number: int) -> None:
+        if number == NEWCOMERS // 2:
+            for node in ("node1", "node2"):
+                os.kill(lab.node(node)["agent_pid"], signal.SIGKILL)
+
+    def back_to(entries: dict[bytes, bytes]) -> None:
+        until(lambda: policy_map(lab, "near")[1] == entries, "the entries from before")
+
+    with traffic(lab) as report:
+        before = settled(lab)
+        _, alone = policy_map(lab, "near")
+        churn(lab, look)
+        back_to(alone)
+        assert max(sizes) >= len(alone) + 2 * AT_ONCE // 2
+        assert len(seen) <= 4, "a new map only where the one before was full"
+        churn(lab, kill)
+        for node in ("node1", "node2"):
+            ready(lab, node)
+        back_to(alone)
         assert before <= long_lived(lab), "connections were lost from conntrack"
         nothing_broke(report())

@@ -101,7 +101,8 @@ class PolicyIds(IntEnum):
     what is enforced, and which key shapes exist cilium_policy[policy_id] -> inner hash map of
     policy_key -> policy_entry Tiers (ClusterNetworkPolicy) are policies in a row: admin -> the
     ordinary ones -> baseline, linked by policy_info.next_id. A policy id is filled before
-    anything refers to it, and never changed while something does. Policy id 0 is empty and
+    anything refers to it. While something does, all entries of an identity that comes are
+    added, or those of one that is gone removed; nothing else changes. Policy id 0 is empty and
     enforces nothing; an endpoint without a policy yet must refer to POLICY_ID_LOCKED, which
     enforces both directions and holds nothing."""
 
