@@ -31,8 +31,10 @@ def block(fields: Fields, *, strict: bool = False) -> Cidr:
     path = fields.at("except")
     excepts = fields.each("except", network) or ()
     for index, out in enumerate(excepts):
-        if not net.covers(out) or (strict and out == net):
+        if not net.covers(out):
             raise PolicyError(f"{path}[{index}]", f"{out} is not a part of {net}")
+        if strict and out == net:
+            raise PolicyError(f"{path}[{index}]", f"leaves nothing of {net}")
     return Cidr(net, tuple(sorted(set(excepts))))
 
 

@@ -157,7 +157,8 @@ def texts(value: Any, path: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, item in cast("dict[Any, Any]", value).items():
         if not isinstance(key, str) or not isinstance(item, str):
-            raise PolicyError(f"{path}.{key}", "expected strings")
+            kind = _kind(key if isinstance(item, str) else item)
+            raise PolicyError(f"{path}.{key}", f"expected a string, not {kind}; quotes make one")
         found[key] = item
     return found
 

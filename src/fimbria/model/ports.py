@@ -44,6 +44,8 @@ def kubernetes_port(value: Any, path: str) -> PortSpec:
     fields.done()
     protocols = (Protocol[text],)
     if isinstance(port, str) and port:
+        if port.isdecimal():
+            raise PolicyError(fields.at("port"), f"{port!r} is a name here: a number has no quotes")
         if end is not None:
             raise PolicyError(fields.at("endPort"), "takes a port number beside it, not a name")
         return PortSpec(path, protocols, None, port_name(port, fields.at("port")))

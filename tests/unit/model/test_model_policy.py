@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from fimbria.datapath.abi import Direction
-from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelSet
 from fimbria.model.policy import Policy, PolicyError
 from fimbria.model.policy_parse import parse_policy
@@ -229,33 +228,6 @@ def test_deny_beats_allow() -> None:
     assert judge(policy) is Reason.DENY_RULE
 
 
-def network(spec: Any) -> Policy:
-    return cnp({"podSelector": {}, **spec}, "NetworkPolicy")
-
-
-def test_network_policy_directions() -> None:
-    """policyTypes decide; without them ingress, and egress if there are egress rules."""
-    assert judge(network({})) is Reason.DEFAULT_DENY
-    assert judge(network({}), direction=Direction.EGRESS) is Reason.NO_POLICY
-    assert judge(network({"egress": [{}]}), direction=Direction.EGRESS) is Reason.ALLOW_RULE
-    only = network({"policyTypes": ["Egress"], "ingress": [{}]})
-    assert judge(only) is Reason.NO_POLICY
-    assert judge(only, direction=Direction.EGRESS) is Reason.DEFAULT_DENY
-
-
-def test_network_policy_peers() -> None:
-    """An empty rule allows all; podSelector alone is of the own namespace; both must match."""
-    assert judge(network({"ingress": [{}]})) is Reason.ALLOW_RULE
-    assert judge(network({"ingress": [{"from": []}]})) is Reason.ALLOW_RULE
-    own = {"from": [{"podSelector": {}}]}
-    assert judge(network({"ingress": [own]})) is Reason.DEFAULT_DENY
-    every = {"from": [{"namespaceSelector": {}}]}
-    assert judge(network({"ingress": [every]})) is Reason.ALLOW_RULE
-    both = {"from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "x"}}}]}
-    assert judge(network({"ingress": [both]})) is Reason.DEFAULT_DENY
-    assert network({"ingress": [{"from": [{}]}]}).refusal
-
-
 def test_specs_are_all_taken() -> None:
     """`specs` and `spec` together; each has its path."""
     document = {"kind": "CiliumClusterwideNetworkPolicy", "metadata": {"name": "p"},
@@ -293,36 +265,6 @@ def test_audit_mode(value: Any, audit: bool) -> None:
                          End(301, DB), Direction.INGRESS, 6, 80)  # fmt: skip
         assert verdict([policy], asked).allowed is audit
         assert not verdict([policy], asked, shadow=True).allowed
-
-
-ENTITIES = {
-    "all": {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 300},
-    "world": {2, 9, 10},
-    "host": {1},
-    "remote-node": {6, 7},
-    "kube-apiserver": {7},
-    "health": {4},
-    "init": {5},
-    "ingress": {8},
-    "unmanaged": {3},
-    "none": set[int](),
-    "cluster": {1, 3, 4, 5, 6, 7, 8, 300},
-}
-
-
-@pytest.mark.parametrize("name", ENTITIES)
-def test_entities(name: str) -> None:
-    """Each is an exact set of identities; of pods, entity cluster has its own cluster's."""
-    policy = with_ingress({"fromEntities": [name]})
-    ends = {**RESERVED, 300: ("k8s:io.cilium.k8s.policy.cluster=default",)}
-    found = {
-        number
-        for number, labels in ends.items()
-        if judge(policy, peer=LabelSet(labels)) is Reason.ALLOW_RULE
-    }
-    assert found == ENTITIES[name]
-    other = LabelSet(("k8s:io.cilium.k8s.policy.cluster=other",))
-    assert (judge(policy, peer=other) is Reason.ALLOW_RULE) is (name == "all")
 
 
 def test_forced() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fimbria.model.labels import LabelSet
+from fimbria.model.identity import RESERVED
+from fimbria.model.labels import CLUSTER, LabelSet
 from fimbria.model.policy import Policy, PolicyError
 from fimbria.model.policy_parse import parse_policy
 from fimbria.model.select_parse import cilium_key, kubernetes_key, label_selector, namespace_key
@@ -153,3 +154,33 @@ def test_values(value: str, fits: bool) -> None:
     else:
         with pytest.raises(PolicyError, match="is no value of a label"):
             label_selector(written, "s", kubernetes_key)
+
+
+ENTITIES = {
+    "all": {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 300},
+    "world": {2, 9, 10},
+    "host": {1},
+    "remote-node": {6, 7},
+    "kube-apiserver": {7},
+    "health": {4},
+    "init": {5},
+    "ingress": {8},
+    "unmanaged": {3},
+    "none": set[int](),
+    "cluster": {1, 3, 4, 5, 6, 7, 8, 300},
+}
+
+
+@pytest.mark.parametrize("name", ENTITIES)
+def test_entities(name: str) -> None:
+    """Each is an exact set of identities; of pods, entity cluster has its own cluster's."""
+    spec = {"endpointSelector": {}, "ingress": [{"fromEntities": [name]}]}
+    (rule,) = parse_policy({"kind": CNP, "metadata": {"name": "p"}, "spec": spec}).specs[0].rules
+    whom = [one.whom for one in rule.peers]
+
+    def meant(*labels: str) -> bool:
+        return any(one is None or one.matches(LabelSet(labels)) for one in whom)  # type: ignore[union-attr]
+
+    ends = {**RESERVED, 300: (f"k8s:{CLUSTER}=default",)}
+    assert {number for number, labels in ends.items() if meant(*labels)} == ENTITIES[name]
+    assert meant(f"k8s:{CLUSTER}=other") is (name == "all")
