@@ -264,6 +264,8 @@ def _node(node: Any, own: bool) -> Document:
         "name": node.name,
         "local": own,
         "source": "local" if own else "custom-resource",
+        "addresses": [str(ip_address(ip)) for ip in node.addresses],
+        "labels": list(node.labels),
     }
     for version, addresses in ((4, node.ipv4s), (6, node.ipv6s)):
         cidr = next((c for c in node.pod_cidrs if ip_network(c).version == version), None)

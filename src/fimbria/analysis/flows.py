@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fimbria.analysis.prefixes import LongestPrefix
-from fimbria.analysis.world import stands_in
+from fimbria.analysis.world import made_up
 from fimbria.datapath.abi import Identity
 from fimbria.model.ends import Places as Ends
 from fimbria.model.identity import RESERVED
@@ -251,7 +251,7 @@ class Places:
         if node == self._self and self._host:
             own = replace(end, labels=LabelSet((*RESERVED[Identity.HOST], *self._own_labels)))
             unit = self._host
-        family = 0 if stands_in(ip) else 4 if len(ip) == 4 else 6
+        family = 0 if made_up(ip) else 4 if len(ip) == 4 else 6
         return Place(name, end, own, unit, node, family, cidr, is_node=True)
 
     def _entity(self, name: str) -> Place:

@@ -81,12 +81,16 @@ def whatif(
     seen: Sequence[Seen],
     enable_policy: str = "default",
     cidr_match: Iterable[str] = (),
+    *,
+    host_firewall: bool = False,
 ) -> Whatif:
     """Return what the policies of `change`, less those deleted, would do to recorded traffic."""
     cast = Cast(world, seen)
     modes = frozenset(cidr_match)
-    old = Engine(cast.world, enable_policy, modes)
-    new = Engine(changed(cast.world, change, deleted), enable_policy, modes)
+    old, new = (
+        Engine(one, enable_policy, modes, host_firewall=host_firewall)
+        for one in (cast.world, changed(cast.world, change, deleted))
+    )
     groups: dict[tuple[object, ...], Group] = {}
     errors: list[str] = []
     otherwise = 0

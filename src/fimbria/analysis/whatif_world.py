@@ -1,6 +1,6 @@
 """The world in which recorded traffic is judged again.
 
-    a node's API ─► pods of the node, policies, nodes ─┐
+    a node's API ─► pods of the node, nodes, policies ─┐
     or manifests ─────────────────────────────────────┴─► World ─► with everyone who was seen
 
 Who was seen and is not in the world joins it with the labels that were recorded; labels are all
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fimbria.analysis.flows import Flow
 from fimbria.analysis.world import Pod, World
+from fimbria.compile.state import Node
 from fimbria.model.identity import RESERVED
 from fimbria.model.labels import NAMESPACE
 from fimbria.model.peers import CidrGroups, Services
@@ -36,14 +37,18 @@ _ENTITIES = ("kube-apiserver", "host", "remote-node", "health", "ingress", "init
 def of_node(
     endpoints: Iterable[Document],
     policies: Iterable[Document],
+    nodes: Iterable[Document] = (),
     cluster: str = "default",
     *,
     node_labels: bool = False,
 ) -> World:
-    """Return the world of a node's documents: `/v1/endpoint`, and `policies` of `/v1/policy`.
+    """Return the world of a node's documents.
 
-    Raises KeyError or TypeError for documents of another form.
+    These are `/v1/endpoint`, `policies` of `/v1/policy`, and `/v1/cluster/nodes`. Raises KeyError,
+    TypeError or ValueError for documents of another form.
     """
+    known = [_node(one) for one in nodes]
+    here = next((node.name for node, local in known if local), "")
     identities: dict[int, Labels] = {int(n): tuple(labels) for n, labels in RESERVED.items()}
     pods: dict[str, Pod] = {}
     for one in endpoints:
@@ -54,10 +59,30 @@ def of_node(
         rows = one["networking"]["addressing"]
         addresses = tuple(ip_address(text).packed for row in rows for text in row.values() if text)
         pod = Pod(one["namespace"], one["pod"], "Pod", identity, identities[identity],
-                  _named(one.get("named-ports") or ()), addresses)  # fmt: skip
+                  _named(one.get("named-ports") or ()), addresses, here)  # fmt: skip
         pods[str(pod)] = pod
     held = [_policy(one, cluster, node_labels) for one in policies if one.get("in-force") != "none"]
-    return World(pods, {one.key: one for one in held}, identities, node_labels=node_labels)
+    return World(
+        pods,
+        {one.key: one for one in held},
+        identities,
+        nodes={node.name: node for node, _ in known},
+        node_labels=node_labels,
+    )
+
+
+def _node(one: Document) -> tuple[Node, bool]:
+    """Return a node, and whether it is the one that was asked."""
+    packed = [ip_address(text).packed for text in one["addresses"]]
+    cidrs = (part["cidr"] for part in (one.get("ipv4"), one.get("ipv6")) if part)
+    node = Node(
+        one["name"],
+        tuple(ip for ip in packed if len(ip) == 4),
+        tuple(ip for ip in packed if len(ip) == 16),
+        tuple(cidr for cidr in cidrs if cidr),
+        labels=tuple(one["labels"]),
+    )
+    return node, bool(one["local"])
 
 
 def _named(ports: Iterable[Document]) -> tuple[NamedPort, ...]:
@@ -113,11 +138,18 @@ class Cast:
         self._identities = dict(world.identities)
         self._numbers = {tuple(labels): number for number, labels in world.identities.items()}
         self._ports = {pod.identity: pod.named for pod in world.pods.values()}
+        self._nodes = {str(ip_address(ip)) for ip in world.node_of}
+        self._api_servers = set(world.api_servers)
         self.flows = [
             Flow(self._name(one.source), self._name(one.destination), one.protocol, one.port)
             for one in seen
         ]
-        self.world = replace(world, pods=self._pods, identities=self._identities)
+        self.world = replace(
+            world,
+            pods=self._pods,
+            identities=self._identities,
+            api_servers=frozenset(self._api_servers),
+        )
 
     def _name(self, one: Party) -> str:
         """Return what an end is called in the world; a pod that is not there comes to it."""
@@ -127,6 +159,10 @@ class Cast:
                  if label.startswith(f"k8s:{NAMESPACE}=")]  # fmt: skip
         if where:
             return self._pod(one, where[0])
+        if one.address in self._nodes:
+            if "reserved:kube-apiserver" in one.labels:
+                self._api_servers.add(ip_address(one.address).packed)
+            return one.address
         for name in _ENTITIES:
             if f"reserved:{name}" in one.labels:
                 return f"entity:{name}"

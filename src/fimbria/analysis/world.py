@@ -42,7 +42,7 @@ STAND_INS = bytes([240, 0, 0, 0])
 """The first of the addresses for pods and nodes that have none; no network uses 240.0.0.0/4."""
 
 
-def stands_in(ip: bytes) -> bool:
+def made_up(ip: bytes) -> bool:
     """Return whether an address was made up for who has none."""
     return len(ip) == len(STAND_INS) and ip[0] >= STAND_INS[0]
 
@@ -79,10 +79,15 @@ class Pod:
         return UnitKey(self.identity, self.named)
 
     @property
+    def stands_in(self) -> bool:
+        """Return whether its address was made up."""
+        return made_up(self.addresses[0])
+
+    @property
     def family(self) -> int:
         """Return 4 or 6; 0 if it has addresses of both, or none of its own."""
         sizes = {len(ip) for ip in self.addresses}
-        if stands_in(self.addresses[0]) or len(sizes) > 1:
+        if self.stands_in or len(sizes) > 1:
             return 0
         return 4 if sizes == {4} else 6
 

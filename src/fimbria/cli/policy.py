@@ -28,6 +28,8 @@ from fimbria.cli.target import Target, agent_command
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fimbria.cli.worldoptions import Settings
+
 PROTOCOLS = ("ANY", "TCP", "UDP", "SCTP", "ICMP", "ICMPV6")
 
 
@@ -132,8 +134,7 @@ def trace(
     form: Format,
     dport: str | None,
     files: tuple[str, ...],
-    enable_policy: str,
-    cidr_match: frozenset[str],
+    settings: Settings,
     **ends: Any,
 ) -> None:
     """Say whether one may reach the other, rule by rule; with -f from manifests, without a node."""
@@ -141,7 +142,7 @@ def trace(
     if dport is not None:
         request["dport"] = port_argument(dport)
     if files:
-        document = traced(engine_of(files, enable_policy, cidr_match), request)
+        document = traced(engine_of(files, settings), request)
     else:
         document = target.client().post("/v1/policy/resolve", request)
     emit(form, document, lambda: str(document["text"]).rstrip())

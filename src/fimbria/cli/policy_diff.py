@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from fimbria.cli.policy_eval import half, told
-from fimbria.cli.worldoptions import enforcement_options, form_option
+from fimbria.cli.worldoptions import form_option, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from fimbria.analysis.atoms import Group
     from fimbria.analysis.diff import Change, Difference
+    from fimbria.cli.worldoptions import Settings
 
 DIFFERENT, WRONG_INPUT = 1, 2
 SHOWN = 3
@@ -28,32 +29,34 @@ SHOWN = 3
     help="Pods, nodes and the like that both versions have; may be given several times.",
 )  # fmt: skip
 @form_option
-@enforcement_options
+@settings_options
 def difference(
     old: str,
     new: str,
     files: tuple[str, ...],
     form: str,
-    enable_policy: str,
-    cidr_match: frozenset[str],
+    settings: Settings,
 ) -> None:
     """Say which verdicts change from OLD to NEW, two files or folders of manifests.
 
-    The answer is complete: every pair of pods, entities and address ranges, every protocol and port
-    is covered, and what is not named stays as it is. Refactoring that changes nothing prints
-    nothing. Pods are those of NEW (or of OLD, or of --file). Exit code 0 if no verdict changes, 1
-    if any does, 2 if something could not be read.
+    The answer is complete: every pair of pods, nodes, entities and address ranges, every protocol
+    and port is covered, and what is not named stays as it is. Refactoring that changes nothing
+    prints nothing. Pods are those of NEW (or of OLD, or of --file). Exit code 0 if no verdict
+    changes, 1 if any does, 2 if something could not be read.
     """
-    from fimbria.analysis import load
     from fimbria.analysis.diff import diff, document
 
-    before, after = load([*files, old]), load([*files, new])
+    before, after = settings.load([*files, old]), settings.load([*files, new])
     for version, world in ((old, before), (new, after)):
         told((f"{version}: {one}" for one in world.errors), "error")
         told((f"{version}: {one}" for one in world.warnings), "warning")
-    if not before.pods and not after.pods:
+    nodes = settings.host_firewall and (before.nodes or after.nodes)
+    if not (before.pods or after.pods or nodes):
         told(["no pods in either version: name manifests that have some with --file"], "warning")
-    found = diff(before, after, enable_policy, cidr_match)
+    found = diff(
+        before, after, settings.enable_policy, settings.cidr_match,
+        host_firewall=settings.host_firewall,
+    )  # fmt: skip
     if form == "json":
         import msgspec
 

@@ -10,13 +10,14 @@ import click
 
 from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit
-from fimbria.cli.worldoptions import enforcement_options, files_option, node_labels_option
+from fimbria.cli.worldoptions import files_option, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from fimbria.analysis import Engine, Half, Result
     from fimbria.analysis.jsonlines import Answers
+    from fimbria.cli.worldoptions import Settings
 
 JUDGES = ("maps", "model", "kernel", "all")
 WRONG_INPUT, DIFFERENT = 2, 1
@@ -36,20 +37,13 @@ WRONG_INPUT, DIFFERENT = 2, 1
     "--judge", type=click.Choice(JUDGES), default=JUDGES[0], show_default=True,
     help="Who judges: the compiled maps, the rules as written, the kernel (root), or all of them.",
 )  # fmt: skip
-@enforcement_options
-@node_labels_option
-@click.option(
-    "--enable-host-firewall", "host_firewall", is_flag=True, help="As the agent's option."
-)
+@settings_options
 def evaluate(
     files: tuple[str, ...],
     flows: str,
     form: str,
     judge: str,
-    enable_policy: str,
-    cidr_match: frozenset[str],
-    node_labels: bool,
-    host_firewall: bool,
+    settings: Settings,
 ) -> None:
     """Say what becomes of flows, and which field of which policy decides.
 
@@ -58,14 +52,13 @@ def evaluate(
     are namespace/pod, addresses, node:NAME, entity:NAME, svc:NAMESPACE/NAME. Exit code 2 if
     something could not be read, 1 if the judges differ.
     """
-    from fimbria.analysis import Engine, load
     from fimbria.analysis.jsonlines import Answers
 
     if flows == "-" and "-" in files:
         raise click.UsageError("only one of --file and --flows can be standard input")
     with opened(flows) as stream:
-        world = load(files, node_labels=node_labels)
-        engine = Engine(world, enable_policy, cidr_match, judge, host_firewall=host_firewall)
+        world = settings.load(files)
+        engine = settings.engine(world, judge)
         told(world.errors, "error")
         told(world.warnings, "warning")
         told(unfit(engine), "warning")

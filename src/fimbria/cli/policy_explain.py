@@ -12,34 +12,33 @@ from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, emit
 from fimbria.cli.policy_eval import told
 from fimbria.cli.target import Target, agent_command
-from fimbria.cli.worldoptions import enforcement_options, files_option
+from fimbria.cli.worldoptions import files_option, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fimbria.analysis import Engine
+    from fimbria.cli.worldoptions import Settings
 
 _PORT = re.compile(r"(\d{1,5})(?:/([A-Za-z0-9]+))?")
 
 
 def world_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `-f` and how policies are enforced; they make an engine (`engine_of`)."""
-    return files_option(required=False)(enforcement_options(function))
+    """Give a command `-f` and how agents are configured; they make an engine (`engine_of`)."""
+    return files_option(required=False)(settings_options(function))
 
 
-def engine_of(files: tuple[str, ...], enable_policy: str, cidr_match: frozenset[str]) -> Engine:
+def engine_of(files: tuple[str, ...], settings: Settings) -> Engine:
     """Return an engine over manifests; what is wrong with them is told on standard error.
 
     Raises CliError if nothing at all could be read.
     """
-    from fimbria.analysis import Engine, load
-
-    world = load(files)
+    world = settings.load(files)
     told(world.errors, "error")
     told(world.warnings, "warning")
     if world.errors and not world.pods and not world.policies:
         raise CliError(f"nothing to go by in {', '.join(files)}")
-    return Engine(world, enable_policy, cidr_match)
+    return settings.engine(world)
 
 
 @click.command("explain")
@@ -55,8 +54,7 @@ def explain(
     destination: str,
     port: str,
     files: tuple[str, ...],
-    enable_policy: str,
-    cidr_match: frozenset[str],
+    settings: Settings,
 ) -> None:
     """Say why SRC may reach DST on a port or not: map entry, rule, lines of YAML, and the cure.
 
@@ -76,7 +74,7 @@ def explain(
         return
     from fimbria.analysis import Flow, FlowError, explain_path
 
-    engine = engine_of(files, enable_policy, cidr_match)
+    engine = engine_of(files, settings)
     flow = Flow(end_name(source), end_name(destination), protocol, number)
     try:
         found = explain_path.explain(engine, flow)

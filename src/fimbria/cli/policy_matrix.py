@@ -13,6 +13,7 @@ from fimbria.cli.policy_explain import engine_of, world_options
 
 if TYPE_CHECKING:
     from fimbria.analysis.atoms import Atom
+    from fimbria.cli.worldoptions import Settings
 
 FORMS = ("table", "json", "dot", "svg", "html")
 
@@ -35,8 +36,7 @@ def matrix(
     ports: tuple[str, ...],
     pods_only: bool,
     files: tuple[str, ...],
-    enable_policy: str,
-    cidr_match: frozenset[str],
+    settings: Settings,
 ) -> None:
     """Show who can reach whom in manifests (-f), on every port or on some.
 
@@ -49,9 +49,7 @@ def matrix(
     from fimbria.analysis import matrix_text
 
     wanted = [atom_of(text) for text in ports]
-    found = analysis.matrix(
-        engine_of(files, enable_policy, cidr_match), wanted, outside=not pods_only
-    )
+    found = analysis.matrix(engine_of(files, settings), wanted, outside=not pods_only)
     if not len(found.ends):
         raise CliError(f"there are no pods in {', '.join(files)}")
     if form == "json":

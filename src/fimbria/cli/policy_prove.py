@@ -10,12 +10,13 @@ import click
 
 from fimbria.cli.output import Format, Table, emit
 from fimbria.cli.policy_eval import half, told
-from fimbria.cli.worldoptions import enforcement_options, files_option, form_option
+from fimbria.cli.worldoptions import files_option, form_option, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fimbria.analysis.prove import Proof
+    from fimbria.cli.worldoptions import Settings
 
 REFUTED, WRONG_INPUT = 1, 2
 
@@ -28,14 +29,13 @@ REFUTED, WRONG_INPUT = 1, 2
     help="A file of assertions, one a line; # begins a comment.",
 )  # fmt: skip
 @form_option
-@enforcement_options
+@settings_options
 def proof(
     assertions: tuple[str, ...],
     files: tuple[str, ...],
     listed: tuple[str, ...],
     form: str,
-    enable_policy: str,
-    cidr_match: frozenset[str],
+    settings: Settings,
 ) -> None:
     """Prove assertions for every packet there can be, or show one that refutes them.
 
@@ -46,11 +46,10 @@ def proof(
     only ns=monitoring or app=gateway can reach app=db
     ns=sandbox is isolated
 
-    Ends are any, pods, ns=NAME, KEY=VALUE (a label), pod=NS/NAME, entity:NAME, cidr:PREFIX, joined
-    by and, or, not and parentheses; ports are TCP/443, UDP/30000-32767, ICMP/8, port 53. Exit code
-    1 if one is refuted, 2 if something could not be read.
+    Ends are any, pods, nodes, ns=NAME, KEY=VALUE (a label), pod=NS/NAME, node=NAME, entity:NAME,
+    cidr:PREFIX, joined by and, or, not and parentheses; ports are TCP/443, UDP/30000-32767, ICMP/8,
+    port 53. Exit code 1 if one is refuted, 2 if something could not be read.
     """
-    from fimbria.analysis import Engine, load
     from fimbria.analysis.prove import Assertion, AssertionSyntaxError, parse, prove
 
     asked: list[Assertion] = []
@@ -63,10 +62,10 @@ def proof(
             wrong = True
     if not asked and not wrong:
         raise click.UsageError("nothing to prove: give an assertion, or --assertions FILE")
-    world = load(files)
+    world = settings.load(files)
     told(world.errors, "error")
     told(world.warnings, "warning")
-    found = prove(Engine(world, enable_policy, cidr_match), asked)
+    found = prove(settings.engine(world), asked)
     told(
         (f"{one.assertion.text!r} names no pair of ends" for one in found if one.vacuous), "warning"
     )

@@ -10,7 +10,7 @@ from fimbria.cli.errors import CliError
 from fimbria.cli.output import Format, Table, emit, understood
 from fimbria.cli.policy_eval import opened, told
 from fimbria.cli.target import Target, agent_command
-from fimbria.cli.worldoptions import enforcement_options
+from fimbria.cli.worldoptions import Settings, settings_options
 
 if TYPE_CHECKING:
     from fimbria.analysis import World
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fimbria.analysis.whatif_flows import Recording
     from fimbria.model.policy import PolicyKey
 
+_SETTINGS = ("cluster-name", "enable-policy", "policy-cidr-match-mode",
+             "enable-node-selector-labels", "enable-host-firewall")  # fmt: skip
 EVENTS = 4096
 """As many events as an agent keeps."""
 
@@ -40,7 +42,7 @@ EVENTS = 4096
     "--resources", "resources", multiple=True, metavar="PATH",
     help="Pods and policies as they are, as manifests, instead of a node's.",
 )  # fmt: skip
-@enforcement_options
+@settings_options
 def whatif(
     target: Target,
     form: Format,
@@ -48,8 +50,7 @@ def whatif(
     deleted: tuple[str, ...],
     flows: str | None,
     resources: tuple[str, ...],
-    enable_policy: str,
-    cidr_match: frozenset[str],
+    settings: Settings,
 ) -> None:
     """Say which connections a change of policies would have denied, without making it.
 
@@ -57,7 +58,6 @@ def whatif(
     options, or those of --resources. Exit code 1 if any verdict would be another one, 2 if
     something could not be read.
     """
-    from fimbria.analysis import load
     from fimbria.analysis import whatif as analysis
     from fimbria.analysis.whatif_world import unresolved
 
@@ -65,16 +65,13 @@ def whatif(
         raise click.UsageError("name the change: -f FILE, --delete KIND/NAMESPACE/NAME")
     keys = [_key(text) for text in deleted]
     if resources:
-        world = load(resources)
+        world = settings.load(resources)
         told(world.errors, "error")
         if flows is None:
             raise click.UsageError("with --resources the traffic comes from --flows FILE")
     else:
         world, settings = _node(target)
-        with understood():
-            enable_policy = settings["enable-policy"]["effective"]
-            cidr_match = frozenset(settings["policy-cidr-match-mode"]["effective"])
-    change = load(files, node_labels=world.node_labels)
+    change = settings.load(files)
     told(change.errors, "error")
     told(change.warnings, "warning")
     missing = [str(key) for key in keys if key not in world.policies]
@@ -85,8 +82,9 @@ def whatif(
     recording = _recording(target, flows)
     told(recording.errors, "error")
     found = analysis.whatif(
-        world, change, keys, list(recording.seen.values()), enable_policy, cidr_match
-    )
+        world, change, keys, list(recording.seen.values()), settings.enable_policy,
+        settings.cidr_match, host_firewall=settings.host_firewall,
+    )  # fmt: skip
     told(found.errors, "error")
     emit(form, analysis.document(found), lambda: _shown(found))
     if change.errors or recording.errors or found.errors:
@@ -104,17 +102,25 @@ def _key(text: str) -> PolicyKey:
         raise click.UsageError(f"--delete {error}") from error
 
 
-def _node(target: Target) -> tuple[World, dict[str, Any]]:
-    """Return the world that a node knows, and its configuration."""
+def _node(target: Target) -> tuple[World, Settings]:
+    """Return the world that a node knows, and its settings."""
     from fimbria.analysis.whatif_world import of_node
 
     client = target.client()
-    settings: dict[str, Any] = client.get("/v1/config")
+    config: dict[str, Any] = client.get("/v1/config")
     endpoints, policies = client.get("/v1/endpoint"), client.get("/v1/policy")
+    nodes = client.get("/v1/cluster/nodes")
     with understood():
-        cluster = str(settings["cluster-name"]["effective"])
-        labels = bool(settings["enable-node-selector-labels"]["effective"])
-        return of_node(endpoints, policies["policies"], cluster, node_labels=labels), settings
+        effective = {key: config[key]["effective"] for key in _SETTINGS}
+        settings = Settings(
+            effective["enable-policy"],
+            frozenset(effective["policy-cidr-match-mode"]),
+            bool(effective["enable-node-selector-labels"]),
+            bool(effective["enable-host-firewall"]),
+        )
+        cluster, labels = str(effective["cluster-name"]), settings.node_labels
+        world = of_node(endpoints, policies["policies"], nodes, cluster, node_labels=labels)
+        return world, settings
 
 
 def _recording(target: Target, flows: str | None) -> Recording:

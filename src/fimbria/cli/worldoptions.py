@@ -2,14 +2,67 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from fimbria.analysis import Engine, World
 
 _F = TypeVar("_F", bound="Callable[..., object]")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The agent's options that verdicts depend on.
+
+    `cidr_match` is policy-cidr-match-mode, `node_labels` enable-node-selector-labels and
+    `host_firewall` enable-host-firewall.
+    """
+
+    enable_policy: str = "default"
+    cidr_match: frozenset[str] = frozenset()
+    node_labels: bool = False
+    host_firewall: bool = False
+
+    def load(self, files: Iterable[str]) -> World:
+        """Return the world of manifests as such an agent reads them."""
+        from fimbria.analysis import load
+
+        return load(files, node_labels=self.node_labels)
+
+    def engine(self, world: World, judge: str = "maps") -> Engine:
+        """Return what judges a world as such an agent does."""
+        from fimbria.analysis import Engine
+
+        return Engine(
+            world, self.enable_policy, self.cidr_match, judge, host_firewall=self.host_firewall
+        )
+
+
+def settings_options(command: Callable[..., object]) -> Callable[..., object]:
+    """Give a command `settings`: how the agents are configured whose verdicts it asks for."""
+
+    @wraps(command)
+    def with_settings(
+        *given: Any,
+        enable_policy: str,
+        cidr_match: frozenset[str],
+        node_labels: bool,
+        host_firewall: bool,
+        **rest: Any,
+    ) -> object:
+        settings = Settings(enable_policy, cidr_match, node_labels, host_firewall)
+        return command(*given, settings=settings, **rest)
+
+    firewall = click.option(
+        "--enable-host-firewall", "host_firewall", is_flag=True, help="As the agent's option."
+    )
+    return enforcement_options(node_labels_option(firewall(with_settings)))
 
 
 def match_modes(ctx: click.Context, parameter: click.Parameter, value: str) -> frozenset[str]:
