@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fimbria.compile.contents import Content
 from fimbria.compile.ids import LOCKED, PolicyMap
 from fimbria.compile.patches import changes
-from fimbria.compile.policymap import Stage, uncovered
+from fimbria.compile.stages import Stage, uncovered
 from fimbria.datapath.abi import Direction, PolicyEntry, PolicyEntryFlags, PolicyIds, PolicyKey
 from fimbria.datapath.lookup import Asked, policy_lookup
 

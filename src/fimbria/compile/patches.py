@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from fimbria.compile.contents import HEAD, SHAPE
-from fimbria.compile.policymap import Stage, widened
+from fimbria.compile.stages import widened
 from fimbria.datapath.abi import PolicyInfo, PolicyShape
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from fimbria.compile.contents import Content, Entries
     from fimbria.compile.ids import Changes
+    from fimbria.compile.stages import Stage
 
     Wishes = Mapping[int, Changes]
     """What a unit wants to change of its maps, by policy id."""

@@ -19,8 +19,8 @@ from fimbria.compile.ids import OutOfIds
 from fimbria.compile.labelindex import held, places
 from fimbria.compile.names import PortNames
 from fimbria.compile.patches import agreed
-from fimbria.compile.policymap import Peers, SpecEntries
 from fimbria.compile.selectors import SelectorCache, merge
+from fimbria.compile.specs import Peers, SpecEntries
 from fimbria.compile.units import HOST_UNIT, Builder, Cost, Unit, UnitKey, unit_key
 from fimbria.datapath.abi import EndpointIds, Identity, PolicyIds, PolicyRef, PolicyRefFlags
 from fimbria.model.identity import RESERVED

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from fimbria.compile.endpoints import LOCKED, identity_of, reference
 from fimbria.compile.ids import BUILT_IN, OutOfIds
 from fimbria.compile.patches import changes
-from fimbria.compile.policymap import Only, SpecEntries, Stage, ordered, ordinary
+from fimbria.compile.specs import Only, SpecEntries
+from fimbria.compile.stages import Stage, ordered, ordinary
 from fimbria.datapath.abi import Identity, PolicyIds
 from fimbria.model.policy import DIRECTIONS, NamedPort, PolicyKey, Tier
 from fimbria.model.semantics import INIT_LABEL, Mode, enforcement
