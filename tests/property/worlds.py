@@ -39,7 +39,11 @@ OUTSIDE = tuple(
     )
 )  # fmt: skip
 """Nobody's addresses: in and around prefixes, and in pod CIDRs."""
-APISERVERS = (ip_address("203.0.113.9").packed, ip_address("172.18.0.3").packed)
+APISERVERS = tuple(
+    ip_address(text).packed
+    for text in ("203.0.113.9", "172.18.0.3", "198.51.100.1", "10.0.2.200", "2001:db8:1::7")
+)
+"""Nobody's in a prefix, a node's, a Service's backend, in a pod CIDR, and of the other family."""
 OTHERS = (Identity.HEALTH, Identity.INGRESS, Identity.UNMANAGED)
 """Identities that an address of another node may have besides pods'."""
 
@@ -163,7 +167,7 @@ def configs(draw: st.DrawFn) -> NodeConfig:
         cidr_match=frozenset(draw(st.sets(st.sampled_from(["nodes", "pods"])))),
         node_labels=draw(st.booleans()),
         host_firewall=draw(st.booleans()),
-        kube_apiserver=frozenset(draw(st.sets(st.sampled_from(APISERVERS), max_size=1))),
+        kube_apiserver=frozenset(draw(st.sets(st.sampled_from(APISERVERS), max_size=2))),
     )
 
 

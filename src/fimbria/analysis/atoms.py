@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fimbria.analysis.flows import ENTITIES
 from fimbria.datapath.abi import EndpointIds, Identity, PolicyKey, PolicyShape
-from fimbria.model.identity import RESERVED, node_labels
+from fimbria.model.identity import RESERVED, node_labels, world_labels
 from fimbria.model.peers import Prefix, host_prefix
 from fimbria.model.policy import Protocol
 
@@ -197,12 +197,14 @@ def _outside(engines: Sequence[Engine], extra: Iterable[Prefix]) -> Iterable[Gro
         ip = _free(net, inside[net], taken)
         if ip is not None:
             name, family = str(ip_address(ip)), 4 if len(ip) == 4 else 6
-            yield Group(name, "world", (f"reserved:world-ipv{family}",), 0, family, net)
+            server = any(ip in engine.world.api_servers for engine in engines)
+            labels = world_labels(len(ip) * 8, dual_stack=True, apiserver=server)
+            yield Group(name, "world", labels, 0, family, net)
 
 
 def _taken(engine: Engine) -> Iterable[bytes]:
     world = engine.world
-    return {*world.by_address, *world.node_of, *world.api_servers, *world.service_ips}
+    return {*world.by_address, *world.node_of, *world.service_ips}
 
 
 def _free(net: Prefix, inside: list[Prefix], taken: set[bytes]) -> bytes | None:

@@ -40,6 +40,7 @@ from fimbria.analysis.diff import packet_of
 from fimbria.analysis.flows import ENTITIES
 from fimbria.analysis.homes import guests
 from fimbria.analysis.reach import Reach
+from fimbria.model.identity import API_SERVER
 from fimbria.model.labels import NAMESPACE, LabelSet
 from fimbria.model.peers import Prefix, prefix
 from fimbria.model.policy import Protocol
@@ -311,7 +312,7 @@ class _Reader:
         if name == "world":
             return lambda group: group.kind == "world"
         if name == "cluster":
-            return lambda group: group.kind != "world"
+            return lambda group: group.kind != "world" or API_SERVER in group.labels
         return _labelled(f"reserved:{name}", "")
 
     def _cidr(self, text: str) -> Ends:

@@ -13,7 +13,6 @@ from fimbria.compile.delta import CIDR, DEVICES, IPCACHE, LXC, NODES, Store
 from fimbria.compile.ipcache import Values
 from fimbria.compile.prefixes import PrefixSet
 from fimbria.compile.state import pod_cidrs
-from fimbria.datapath.abi import Identity
 from fimbria.model.peers import Prefix, host_prefix
 
 if TYPE_CHECKING:
@@ -81,8 +80,6 @@ class Addresses:
         self._own: frozenset[bytes] = frozenset()
         self._special: set[bytes] = set()
         """Addresses of this node's endpoints and of nodes, now or before."""
-        for ip in state.config.kube_apiserver:
-            self._decide(ip)
 
     def update(self, local: Iterable[int], remote: Iterable[bytes], names: Iterable[str]) -> None:
         """Take up changed rows, given by their keys, and the prefixes that changed."""
@@ -174,10 +171,11 @@ class Addresses:
         if ip in self._own:
             lxc, info = endpoints.HOST, values.host()
         elif ip in state.config.kube_apiserver:
-            number = Identity.KUBE_APISERVER
             if node is not None:
                 number = self._node_ids.number(node, apiserver=True)
-            info = values.direct(number)
+            else:
+                number = self._prefixes.identity(host_prefix(ip))
+            info = None if number is None else values.direct(number)
         elif local is not None:
             lxc, info = endpoints.lxc_value(local), values.local(local)
         elif node is not None:

@@ -6,6 +6,9 @@ identities of all prefixes that it covers. Where rules by CIDR may match the clu
 (policy-cidr-match-mode), a prefix has a second identity for these, without labels: no selector
 may take a pod for the world.
 
+An address of the API server that is no node's is in use like a prefix that rules name, and has the
+label of kube-apiserver besides those of the world.
+
 A prefix that is no longer in use leaves in two steps. First its rows go, while policies still judge
 its identity as what it is part of; then the identity goes (`settle`). In one step a packet could
 meet the row of an identity that no policy knows any more, and pass where all around it is denied.
@@ -20,10 +23,10 @@ from fimbria.compile.localids import LocalIds
 from fimbria.compile.prefixes import PrefixSet
 from fimbria.datapath.abi import IdentityScope
 from fimbria.model.identity import cidr_label, prefix_labels, world
-from fimbria.model.peers import Cidr, Prefix
+from fimbria.model.peers import Cidr, Prefix, host_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Set
+    from collections.abc import Iterable, Iterator, Set
 
     from fimbria.compile.labelindex import LabelIndex
     from fimbria.compile.state import NodeConfig
@@ -59,6 +62,9 @@ class Cidrs:
         """The CIDRs in use by what they cover, with their exceptions."""
         self._uses: Counter[Prefix] = Counter()
         self._leaving: set[Prefix] = set()
+        self._servers: set[Prefix] = set()
+        self._labelled: set[Prefix] = set()
+        """Addresses of the API server outside the cluster, and those that were until `settle`."""
         self._dirty: set[Prefix] = set()
         self.prefixes = PrefixSet()
         """The prefixes in use, and those that are leaving."""
@@ -67,9 +73,7 @@ class Cidrs:
         """Take in a CIDR that is not there yet."""
         changed: Changed = set()
         for prefix in (cidr.net, *cidr.excepts):
-            self._uses[prefix] += 1
-            if self._uses[prefix] == 1 and len(prefix.ip) in self._families:
-                changed |= self._come(prefix)
+            changed |= self._use(prefix)
         self._by_net.setdefault(cidr.net, {})[cidr] = frozenset(cidr.excepts)
         return changed
 
@@ -80,13 +84,20 @@ class Cidrs:
         if not cidrs:
             del self._by_net[cidr.net]
         for prefix in (cidr.net, *cidr.excepts):
-            self._uses[prefix] -= 1
-            if self._uses[prefix]:
-                continue
-            del self._uses[prefix]
-            if prefix in self.prefixes:
-                self._leaving.add(prefix)
-                self._dirty.add(prefix)
+            self._drop(prefix)
+
+    def set_servers(self, ips: Iterable[bytes]) -> Changed:
+        """Take up which addresses of the API server are outside the cluster."""
+        changed: Changed = set()
+        servers = {host_prefix(ip) for ip in ips}
+        come, gone = servers - self._servers, self._servers - servers
+        self._servers = servers
+        self._labelled |= come
+        for prefix in sorted(come):
+            changed |= self._use(prefix) | self._relabel(prefix)
+        for prefix in gone:
+            self._drop(prefix)
+        return changed
 
     def settle(self) -> Changed:
         """Take their identities from the prefixes that have left, once they have no rows."""
@@ -97,6 +108,9 @@ class Cidrs:
             for key in self._keys(prefix):
                 changed |= self._renumber(self._ids.remove(key))
         self._leaving.clear()
+        former, self._labelled = self._labelled - self._servers, set(self._servers)
+        for prefix in former:
+            changed |= self._relabel(prefix)
         return changed
 
     def identities(self, cidr: Cidr) -> set[int]:
@@ -126,9 +140,7 @@ class Cidrs:
         found: list[LocalIdentity] = []
         for key, number in self._ids.items():
             prefix, match = _prefix(key), key[:1] == _MATCH
-            labels = prefix_labels(prefix, dual_stack=self._dual)
-            if match:
-                labels = (cidr_label(prefix),)
+            labels = (cidr_label(prefix),) if match else self._labels_of(prefix)
             found.append(LocalIdentity(number, prefix, labels, match))
         return sorted(found)
 
@@ -139,6 +151,32 @@ class Cidrs:
         if not prefix.bits:
             return world(len(prefix.ip) * 8, dual_stack=self._dual)
         return self._ids.get(_key(_WORLD, prefix))
+
+    def _labels_of(self, prefix: Prefix) -> Labels:
+        apiserver = prefix in self._labelled
+        return prefix_labels(prefix, dual_stack=self._dual, apiserver=apiserver)
+
+    def _relabel(self, prefix: Prefix) -> Changed:
+        """Take up that an address of the API server came or went: its labels are others."""
+        number = self._ids.get(_key(_WORLD, prefix))
+        return set() if number is None else set(self._labels.put(number, self._labels_of(prefix)))
+
+    def _use(self, prefix: Prefix) -> Changed:
+        """Count one more user of a prefix."""
+        self._uses[prefix] += 1
+        if self._uses[prefix] == 1 and len(prefix.ip) in self._families:
+            return self._come(prefix)
+        return set()
+
+    def _drop(self, prefix: Prefix) -> None:
+        """Count one user of a prefix less; without any it leaves."""
+        self._uses[prefix] -= 1
+        if self._uses[prefix]:
+            return
+        del self._uses[prefix]
+        if prefix in self.prefixes:
+            self._leaving.add(prefix)
+            self._dirty.add(prefix)
 
     def _come(self, prefix: Prefix) -> Changed:
         """Take in a prefix that was not in use."""
@@ -169,8 +207,7 @@ class Cidrs:
         for key in old:
             number = self._ids.get(key)
             if number is not None and key[:1] == _WORLD:
-                labels = prefix_labels(_prefix(key), dual_stack=self._dual)
-                changed |= self._labels.put(number, labels)
+                changed |= self._labels.put(number, self._labels_of(_prefix(key)))
         return changed
 
     def _touch(self, prefix: Prefix) -> set[Cidr]:

@@ -2,9 +2,10 @@
 
 Several sources can say something about one address; the order of precedence is the node itself,
 kube-apiserver, pods of this node, other nodes, pods of other nodes, pod CIDRs, prefixes that rules
-name. Pod CIDRs catch addresses whose pod is not known yet: identity world, so that they get no more
-than that, but with the tunnel they would need. No prefix inside a pod CIDR has a row, so that no
-rule by CIDR matches what the cluster may give to a pod.
+name. A kube-apiserver that is no node is outside the cluster, and has the identity of a prefix. Pod
+CIDRs catch addresses whose pod is not known yet: identity world, so that they get no more than
+that, but with the tunnel they would need. No prefix inside a pod CIDR has a row, so that no rule by
+CIDR matches what the cluster may give to a pod.
 
 cilium_cidr has all prefixes that rules name, for rules by CIDR that may match the cluster's own
 addresses (policy-cidr-match-mode); it is empty without.

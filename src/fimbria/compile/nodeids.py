@@ -2,7 +2,8 @@
 
 Without enable-node-selector-labels every other node is remote-node, or kube-apiserver. With it,
 every distinct set of node labels has an identity of scope NODE with these labels besides the
-reserved ones, and this node's labels are on identity host.
+reserved ones, and this node's labels are on identity host. Addresses of kube-apiserver that are no
+node's are outside the cluster: they have identities of prefixes.
 """
 
 from __future__ import annotations
@@ -31,10 +32,18 @@ class NodeIdentities:
         self._holders: dict[bytes, set[str]] = {}
         """Names of the nodes that have an identity, by its key."""
         self._held: dict[str, frozenset[bytes]] = {}
+        self._servers = {ip: set[str]() for ip in sorted(state.config.kube_apiserver)}
+        """Names of the nodes that have an address of kube-apiserver."""
 
     def update(self, names: Iterable[str]) -> set[str]:
         """Take up changed nodes; return them, and those whose identities got another number."""
         found = set(names)
+        for name in found:
+            node = self._state.nodes.get(name)
+            addresses = set(node.addresses) if node is not None else set[bytes]()
+            for ip, owners in self._servers.items():
+                (owners.add if ip in addresses else owners.discard)(name)
+        self._selectors.set_servers(ip for ip, owners in self._servers.items() if not owners)
         if not self._state.config.node_labels:
             return found
         for name in sorted(found):

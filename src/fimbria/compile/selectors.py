@@ -100,6 +100,10 @@ class SelectorCache(Generic[User]):
         if changes:
             self._look_again(Services)
 
+    def set_servers(self, ips: Iterable[bytes]) -> None:
+        """Take up which addresses of the API server are outside the cluster."""
+        self._note(self.cidrs.set_servers(ips))
+
     def settle(self) -> None:
         """Let the prefixes go that have left, once no address has their identity."""
         self._note(self.cidrs.settle())

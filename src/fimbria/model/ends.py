@@ -3,7 +3,7 @@
 This is what the ipcache and cilium_cidr say, read off what the node knows, address by address and
 without any prefix that a rule names. Order of precedence: the node itself, kube-apiserver, pods of
 this node, other nodes, pods of other nodes; in a pod CIDR the world, without an address that rules
-could name; anything else is the world.
+could name; anything else is the world. A kube-apiserver that is no node is part of the world.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fimbria.datapath.abi import Identity
-from fimbria.model.identity import RESERVED, node_labels, world
+from fimbria.model.identity import RESERVED, node_labels, world, world_labels
 from fimbria.model.labels import LabelSet
 from fimbria.model.peers import Prefix, host_prefix
 from fimbria.model.semantics import End
@@ -64,8 +64,7 @@ class Places:
             own = self.own_labels if self.node_labels else ()
             return Identity.HOST, (*RESERVED[Identity.HOST], *own)
         if ip in self.apiserver:
-            node = self.nodes.get(ip, ()) if self.node_labels else ()
-            return Identity.KUBE_APISERVER, node_labels(node, apiserver=True)
+            return self._server(ip)
         if ip not in self.local and ip in self.nodes:
             node = self.nodes[ip] if self.node_labels else ()
             return Identity.REMOTE_NODE, node_labels(node, apiserver=False)
@@ -74,10 +73,21 @@ class Places:
             number = world(len(ip) * 8, dual_stack=self.dual_stack)
         return number, self.labels.get(number) or RESERVED.get(number, ())
 
+    def _server(self, ip: bytes) -> tuple[int, Labels]:
+        """Return identity and labels of an address of the API server that is not this node's."""
+        if ip in self.nodes:
+            node = self.nodes[ip] if self.node_labels else ()
+            return Identity.KUBE_APISERVER, node_labels(node, apiserver=True)
+        bits, dual = len(ip) * 8, self.dual_stack
+        labels = world_labels(bits, dual_stack=dual, apiserver=True)
+        return world(bits, dual_stack=dual), labels
+
     def _net(self, ip: bytes, identity: int) -> Prefix | None:
         """Return what rules by CIDR see of an address."""
         if identity in WORLDS:
-            if any(net.covers(host_prefix(ip)) for net in self.pod_cidrs):
+            if ip not in self.apiserver and any(
+                net.covers(host_prefix(ip)) for net in self.pod_cidrs
+            ):
                 return Prefix(bytes(len(ip)), 0)
             return host_prefix(ip)
         kind = "nodes" if identity in NODES else "pods"

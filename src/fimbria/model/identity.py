@@ -36,6 +36,9 @@ RESERVED: Mapping[int, Labels] = {
 }
 """Labels of the reserved identities."""
 
+API_SERVER = "reserved:kube-apiserver"
+"""What an address of the API server has besides the labels of a node, or of the world."""
+
 
 def candidate(labels: Iterable[str], attempt: int = 0) -> int:
     """Return the number to try for `labels` (in any order) at the given attempt, from 0."""
@@ -61,10 +64,19 @@ def cidr_label(prefix: Prefix) -> str:
     return f"cidr:{before}{text}{after}/{prefix.bits}"
 
 
-def prefix_labels(prefix: Prefix, *, dual_stack: bool) -> Labels:
-    """Return the labels of the identity of addresses outside the cluster in a prefix."""
-    number = world(len(prefix.ip) * 8, dual_stack=dual_stack)
-    return (cidr_label(prefix), *RESERVED[number])
+def prefix_labels(prefix: Prefix, *, dual_stack: bool, apiserver: bool = False) -> Labels:
+    """Return the labels of the identity of addresses outside the cluster in a prefix.
+
+    `apiserver`: it is an address of the API server, which is outside the cluster.
+    """
+    bits = len(prefix.ip) * 8
+    return (cidr_label(prefix), *world_labels(bits, dual_stack=dual_stack, apiserver=apiserver))
+
+
+def world_labels(family_bits: int, *, dual_stack: bool, apiserver: bool) -> Labels:
+    """Return the reserved labels of an address outside the cluster, as `prefix_labels`."""
+    labels = RESERVED[world(family_bits, dual_stack=dual_stack)]
+    return (API_SERVER, *labels) if apiserver else labels
 
 
 def node_labels(labels: Labels, *, apiserver: bool) -> Labels:

@@ -64,6 +64,41 @@ def test_assertions(engine: Engine, text: str, word: str) -> None:
     assert passes is not text.startswith("path")
 
 
+API_SERVER = """\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kubernetes, namespace: default, labels: {kubernetes.io/service-name: kubernetes}}
+addressType: IPv4
+endpoints: [{addresses: [192.0.2.7]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: dev, namespace: dev}
+spec: {endpointSelector: {}, egress: [{toEntities: [kube-apiserver]}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("path from ns=dev to entity:kube-apiserver on TCP/6443", True),
+        ("no path from ns=dev to entity:world", False),
+        ("no path from ns=dev to cidr:192.0.2.0/24", False),
+        ("no path from ns=dev to entity:world and not entity:kube-apiserver", True),
+        ("no path from ns=dev to not entity:cluster", True),
+    ],
+)
+def test_an_api_server_outside_the_cluster(text: str, holds: bool) -> None:
+    """It is an end of its own: of the world, of its prefix, and of entity kube-apiserver."""
+    engine = Engine(world(PODS, API_SERVER))
+    (proof,) = prove(engine, [text])
+    assert proof.holds is holds
+    if not holds:
+        assert proof.example is not None
+        assert proof.example.destination == "192.0.2.7"
+        assert engine.eval(proof.example, "model").allowed
+
+
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from fimbria.compile.delta import CIDR, IPCACHE, POLICY_REF
 from fimbria.compile.ids import Ids, PolicyMap
@@ -187,20 +190,68 @@ def test_no_prefix_in_a_pod_cidr() -> None:
 
 
 def test_owners_come_before_prefixes() -> None:
-    """A pod, a node or kube-apiserver keeps its own identity; when it goes, the prefix shows."""
-    target = state(kube_apiserver=frozenset([packed("192.0.2.1")]))
-    nets = ["192.0.2.1/32", "172.18.0.1/32", "172.18.0.2/32", "192.0.2.5/32"]
+    """A pod or a node keeps its own identity; when it goes, the prefix shows."""
+    target = state()
+    nets = ["172.18.0.1/32", "172.18.0.2/32", "192.0.2.5/32"]
     cidrs(target, "a", *nets)
     pod = RemoteEndpoint(packed("192.0.2.5"), 300)
     target.remote.put(pod.ip, pod)
     rows = Rows(target)
-    assert [rows.row(net) for net in nets] == [(7, 0), (1, 0), (6, 0), (300, 0)]
+    assert [rows.row(net) for net in nets] == [(1, 0), (6, 0), (300, 0)]
     target.remote.delete(pod.ip)
     target.nodes.delete("two")
     rows.update()
-    assert [rows.row(net) for net in nets] == [
-        (7, 0), (1, 0), *((rows.number(net), 0) for net in nets[2:]),
-    ]  # fmt: skip
+    assert [rows.row(net) for net in nets] == [(1, 0), *((rows.number(n), 0) for n in nets[1:])]
+
+
+SERVER = "192.0.2.1"
+WORLD = selector([exists("reserved:world")])
+APISERVER = selector([exists("reserved:kube-apiserver")])
+REMOTE = selector([exists("reserved:remote-node")])
+
+
+def test_an_api_server_outside_the_cluster() -> None:
+    """It is part of the world, and of prefixes around it; whether rules name it or not."""
+    target = state(kube_apiserver=frozenset([packed(SERVER)]))
+    rows = Rows(target)
+    number = rows.number(f"{SERVER}/32")
+    assert number is not None
+    assert number & IdentityScope.MASK == IdentityScope.CIDR
+    assert rows.row(f"{SERVER}/32") == (number, 0)
+    labels = f"cidr:{SERVER}/32", "reserved:kube-apiserver", "reserved:world"
+    assert rows.labels(number) == labels
+    around, beside = Cidr(prefix("192.0.2.0/24")), Cidr(prefix("192.0.2.128/25"))
+    less = Cidr(prefix("192.0.2.0/24"), (prefix("192.0.2.0/28"),))
+    name(target, "a", WORLD, APISERVER, REMOTE, around, beside, less)
+    rows.update()
+    cache = rows.compiler.policies.selectors
+    named = [whom for whom in (WORLD, APISERVER, REMOTE, around, beside, less)
+             if number in cache.identities(whom)]  # fmt: skip
+    assert named == [WORLD, APISERVER, around]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_api_server_becomes_a_node_and_is_none_again(named: bool) -> None:
+    """A node that has its address takes it out of the world, until it goes."""
+    target = state(kube_apiserver=frozenset([packed(SERVER)]))
+    if named:
+        cidrs(target, "a", f"{SERVER}/32")
+    rows = Rows(target)
+    before = dict(rows.compiler.desired().maps[IPCACHE])
+    number = rows.number(f"{SERVER}/32")
+    assert number is not None
+    two = target.nodes["two"]
+    target.nodes.put("two", replace(two, ipv4s=(*two.ipv4s, packed(SERVER))))
+    delta = rows.compiler.update()
+    assert rows.row(f"{SERVER}/32") == (Identity.KUBE_APISERVER, 0)
+    assert delta.then is None or IPCACHE not in delta.then.maps
+    plain = (f"cidr:{SERVER}/32", "reserved:world")
+    assert rows.labels(number) == (plain if named else ())
+    assert rows.number(f"{SERVER}/32") == (number if named else None)
+    target.nodes.put("two", two)
+    rows.update()
+    assert rows.compiler.desired().maps[IPCACHE] == before
+    assert "reserved:kube-apiserver" in rows.labels(number)
 
 
 def test_both_families() -> None:

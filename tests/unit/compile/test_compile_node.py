@@ -118,10 +118,10 @@ def test_world_in_dual_stack() -> None:
 
 def test_precedence() -> None:
     """kube-apiserver before local pods, local pods before nodes, nodes before remote pods."""
-    cluster = state(kube_apiserver=frozenset([OTHER, UNDERLAY[1]]))
+    cluster = state(kube_apiserver=frozenset([UNDERLAY[1], UNDERLAY[2]]))
     rows = compile_node(cluster, Ids()).maps[IPCACHE]
-    assert ipcache(rows, OTHER) == (7, 0)
     assert ipcache(rows, UNDERLAY[1]) == (1, 0)
+    assert ipcache(rows, UNDERLAY[2]) == (7, 0)
     cluster = state()
     cluster.remote.put(POD, RemoteEndpoint(POD, 301, UNDERLAY[2]))
     compiler = Compiler(cluster, Ids())
