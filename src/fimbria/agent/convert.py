@@ -15,6 +15,7 @@ from fimbria.agent.statefiles import mac_bytes
 from fimbria.compile.state import LocalEndpoint, NamedPort, Node, RemoteEndpoint
 from fimbria.model.identity import FIRST, LAST
 from fimbria.model.labels import canonical
+from fimbria.sources.resources import named_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -135,9 +136,7 @@ def pod_view(pod: Pod, namespace: Namespace, cluster: str, labels: LabelFilter) 
     """Return what the agent needs of a pod. `labels` decides which make its identity."""
     named = tuple(
         (port.name, port.container_port, port.protocol)
-        for container in pod.spec.containers or ()
-        for port in container.ports or ()
-        if port.name
+        for port in named_ports(pod.spec.containers, pod.spec.init_containers)
     )
     found = labels.pod_labels(
         pod.metadata.labels or {},

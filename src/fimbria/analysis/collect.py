@@ -115,10 +115,12 @@ class Collector:
     def _add(self, one: Manifest, kind: str, pod: objects.Pod, path: str) -> None:
         """Note a pod; a real one takes the name of a stand-in."""
         named: set[NamedPort] = set()
-        for name, protocol, number in objects.named_ports(pod.spec):
-            if protocol not in PROTOCOLS or not 0 < number < 0x10000:
-                raise one.error(f"{path}.containers", f"port {name!r} is {number}/{protocol}")
-            named.add((name, PROTOCOLS[protocol], number))
+        for port in resources.named_ports(pod.spec.containers, pod.spec.init_containers):
+            name, number = port.name, port.container_port
+            if port.protocol not in PROTOCOLS or not 0 < number < 0x10000:
+                what = f"port {name!r} is {number}/{port.protocol}"
+                raise one.error(f"{path}.containers", what)
+            named.add((name, PROTOCOLS[port.protocol], number))
         if "" in (pod.metadata.labels or {}):
             raise one.error(path.removesuffix("spec") + "metadata.labels", "a label has no key")
         place = one.namespace or "default", one.name

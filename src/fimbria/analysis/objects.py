@@ -7,7 +7,7 @@ as the pods that it would make: one stand-in with its template's labels.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -221,13 +221,3 @@ def _plain(reason: str) -> str:
         return " or ".join(_WORDS.get(name, name) for name in found[1].split(" | "))
 
     return re.sub(r"`([^`]*)`", word, reason[:1].lower() + reason[1:])
-
-
-def named_ports(spec: PodSpec) -> list[tuple[str, str, Any]]:
-    """Return (name, protocol, number) of the ports that a pod names, in its own order."""
-    return [
-        (port.name, port.protocol, port.container_port)
-        for container in spec.containers or ()
-        for port in container.ports or ()
-        if port.name
-    ]

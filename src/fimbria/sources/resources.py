@@ -76,10 +76,24 @@ class ContainerPort(Base, frozen=True):
 
 
 class Container(Base, frozen=True):
-    """A container of a pod."""
+    """A container of a pod. `restart_policy` is an init container's own: Always makes a sidecar."""
 
     name: str = ""
     ports: list[ContainerPort] | None = None
+    restart_policy: str = ""
+
+
+def named_ports(
+    containers: list[Container] | None, init_containers: list[Container] | None
+) -> list[ContainerPort]:
+    """Return the ports with a name of what runs as long as the pod: its containers and sidecars."""
+    sidecars = (one for one in init_containers or () if one.restart_policy == "Always")
+    return [
+        port
+        for container in (*(containers or ()), *sidecars)
+        for port in container.ports or ()
+        if port.name
+    ]
 
 
 class PodSpec(Base, frozen=True):
@@ -89,6 +103,7 @@ class PodSpec(Base, frozen=True):
     service_account_name: str = ""
     host_network: bool = False
     containers: list[Container] | None = None
+    init_containers: list[Container] | None = None
 
 
 class PodStatus(Base, frozen=True):
