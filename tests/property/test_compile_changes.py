@@ -88,6 +88,16 @@ def drop_identity(state: ClusterState, number: int) -> None:
     state.identities.delete(299 + number)
 
 
+def come(state: ClusterState, number: int, pod: PodRow) -> None:
+    """An identity of its own, with the labels of a pod."""
+    state.identities.put(400 + number, pod.labels)
+
+
+def leave(state: ClusterState, number: int) -> None:
+    """An identity goes that nobody has."""
+    state.identities.delete(400 + number)
+
+
 def put_node(state: ClusterState, row: Node) -> None:
     state.nodes.put(row.name, row)
 
@@ -140,6 +150,17 @@ changes = st.lists(change, min_size=1, max_size=6)
 """Changes of all tables: rows come, go, and are replaced by others under the same key."""
 
 
+churn = st.lists(
+    st.one_of(
+        st.builds(lambda n, found: partial(come, number=n, pod=found[0]), numbers, pods()),
+        numbers.map(lambda n: partial(leave, number=n)),
+    ),
+    min_size=1,
+    max_size=3,
+)
+"""Identities come, go, or have other labels, and nothing else changes."""
+
+
 def copy(state: ClusterState) -> ClusterState:
     """The same rows in a state of their own."""
     fresh = ClusterState(state.self_name, state.config)
@@ -158,13 +179,17 @@ def changed(world: World, todo: list[Change]) -> ClusterState:
 
 
 @quick
-@given(worlds(0), st.lists(changes, min_size=1, max_size=4))
-def test_incremental_is_full(world: World, rounds: list[list[Change]]) -> None:
+@given(
+    worlds(0), st.lists(changes, max_size=3) | st.just([]), st.lists(churn, min_size=1, max_size=5)
+)
+def test_incremental_is_full(
+    world: World, rounds: list[list[Change]], identities: list[list[Change]]
+) -> None:
     """After any changes the compiler has byte for byte what a compile from nothing gives."""
     state, ids = world.state(), Ids()
     compiler = Compiler(state, ids)
     mirror = Machine()
-    for todo in ([], *rounds):
+    for todo in ([], *rounds, *identities):
         for change in todo:
             change(state)
         for op in plan_delta(compiler.update()):

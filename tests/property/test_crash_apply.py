@@ -10,8 +10,9 @@ import asyncio
 import itertools
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -47,6 +48,7 @@ from tests.property.test_compile_changes import (
     changes,
     copy,
     drop,
+    drop_identity,
     node,
     put,
     put_node,
@@ -54,6 +56,9 @@ from tests.property.test_compile_changes import (
     put_trial,
 )
 from tests.property.worlds import World, worlds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROUTER, ROUTER6 = "10.0.1.1", "fd00:1::fe"
 DEFINITIONS = definitions(objects_dir())
@@ -250,6 +255,22 @@ def test_killed_twice(world: World, todo: list[Change], one: Moment, other: Mome
     story.arrived()
 
 
+def only(port: int, *, denied: bool = False) -> Any:
+    """A policy that lets the app `web` into port 53 and another; or one that denies these."""
+    rule = {
+        "fromEndpoints": [{"matchLabels": {"app": "web"}}],
+        "toPorts": [{"ports": [{"port": str(number)} for number in (53, port)]}],
+    }
+    return parse_policy(
+        {
+            "apiVersion": "cilium.io/v2",
+            "kind": "CiliumNetworkPolicy",
+            "metadata": {"name": "q" if denied else "p", "namespace": "red"},
+            "spec": {"endpointSelector": {}, "ingressDeny" if denied else "ingress": [rule]},
+        }
+    )
+
+
 def fixed() -> Story:
     """Two local pods under three tiers and an audited policy; then others, and a trial.
 
@@ -258,24 +279,6 @@ def fixed() -> Story:
 
     def labels(app: str) -> tuple[str, ...]:
         return pod_labels({"app": app}, "red", {}, "default", "default")
-
-    def only(port: int) -> Any:
-        return parse_policy(
-            {
-                "apiVersion": "cilium.io/v2",
-                "kind": "CiliumNetworkPolicy",
-                "metadata": {"name": "p", "namespace": "red"},
-                "spec": {
-                    "endpointSelector": {},
-                    "ingress": [
-                        {
-                            "fromEndpoints": [{"matchLabels": {"app": "web"}}],
-                            "toPorts": [{"ports": [{"port": "53"}, {"port": str(port)}]}],
-                        }
-                    ],
-                },
-            }
-        )
 
     def tier(name: str, port: int) -> Any:
         rule = {
@@ -317,12 +320,41 @@ def fixed() -> Story:
     return Story(state, todo)
 
 
-def test_every_moment_of_an_update() -> None:
+def newcomers() -> Story:
+    """An identity comes and another goes, in the policy map of two local pods.
+
+    Denied are ports that no rule of wider keys allows, so that the map changes in place.
+    """
+
+    def labels(*extra: str) -> tuple[str, ...]:
+        return pod_labels({"app": "web", **dict.fromkeys(extra, "yes")}, "red", {}, "d", "d")
+
+    state = ClusterState("n1", NodeConfig())
+    for number, (identity, extra) in enumerate(((300, ""), (301, "old")), 1):
+        put(state, number, PodRow(labels(extra) if extra else labels(), identity, ()), local=True)
+    put(state, 3, PodRow(labels("here"), 302, ()), local=False)
+    for policy in (only(80), only(8080, denied=True)):
+        put_policy(state, policy)
+    return Story(
+        state,
+        [
+            partial(drop, number=3),
+            partial(drop_identity, number=3),
+            partial(put, number=4, pod=PodRow(labels("new"), 303, ()), local=False),
+        ],
+    )
+
+
+@pytest.mark.parametrize("fixed", [fixed, newcomers])
+def test_every_moment_of_an_update(fixed: Callable[[], Story]) -> None:
     """Before and after each single change of an update: never wrong, the next start finishes."""
     story = fixed()
     begin = len(story.machine.kernel.operations)
+    held = story.machine.actual(story.after).policies
     assert story.process.apply()
     story.arrived()
+    if fixed is newcomers:
+        assert story.machine.actual(story.after).policies.keys() == held.keys(), "in place"
     count = len(story.machine.kernel.operations) - begin
     assert count > 10
     for number in range(1, count + 1):
