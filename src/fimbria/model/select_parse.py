@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from fimbria.model.fields import Fields, word
+from fimbria.model.identity import RESERVED
 from fimbria.model.labels import NAMESPACE, NAMESPACE_LABELS
 from fimbria.model.policy import Peer, PolicyError
 from fimbria.model.selector import Operator, Requirement, Selector, equals, exists, selector
@@ -23,6 +24,7 @@ _OPERATORS = {str(operator): operator for operator in Operator}
 _WITH_VALUES = (Operator.IN, Operator.NOT_IN)
 _POSITIVE = (Operator.IN, Operator.EXISTS)
 _INIT = "reserved:init"
+_RESERVED = {label for labels in RESERVED.values() for label in labels}
 
 _PART = r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
 _DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -45,8 +47,14 @@ def label_selector(value: Any, path: str, prefix: Callable[[str], str]) -> Selec
 
 
 def cilium_key(key: str) -> str:
-    """Return a key of a Cilium policy with its source; `any` where none is written."""
-    return key if ":" in key else f"any:{key}"
+    """Return a key of a Cilium policy with its source; `any` where none is written.
+
+    `reserved.host` is another way to write `reserved:host` (Cilium's label parser).
+    """
+    if ":" in key:
+        return key
+    reserved = key.replace(".", ":", 1)
+    return reserved if reserved in _RESERVED else f"any:{key}"
 
 
 def kubernetes_key(key: str) -> str:

@@ -65,6 +65,7 @@ def test_a_subject_stays_in_its_namespace(subject: Any) -> None:
     "subject",
     [
         {"matchLabels": {"reserved:init": ""}},
+        {"matchLabels": {"reserved.init": ""}},
         {"matchExpressions": [{"key": "reserved:init", "operator": "Exists"}]},
     ],
 )
@@ -82,6 +83,18 @@ def test_peers_of_a_clusterwide_policy_are_pods(peer: Any) -> None:
     assert names(CCNP, peer, pod("blue"))
     assert not names(CCNP, peer, LabelSet(("reserved:world",)))
     assert not names(CCNP, peer, LabelSet(("reserved:host",)))
+
+
+@pytest.mark.parametrize("kind", [CNP, CCNP])
+@pytest.mark.parametrize("key", ["reserved:remote-node", "reserved.remote-node"])
+def test_reserved_labels_stand_for_themselves(kind: str, key: str) -> None:
+    """In both spellings, and without a namespace."""
+    node = LabelSet(("reserved:remote-node",))
+    assert names(kind, {"matchLabels": {key: ""}}, node)
+    assert names(kind, {"matchExpressions": [{"key": key, "operator": "Exists"}]}, node)
+    assert not names(kind, {"matchLabels": {key: ""}}, LabelSet(("reserved:world",)))
+    own = {"matchLabels": {"reserved.example.com/x": "y"}}
+    assert names(kind, own, pod("red", "k8s:reserved.example.com/x=y"))
 
 
 def test_peers_of_a_namespaced_policy() -> None:
@@ -115,6 +128,8 @@ def test_peers_of_a_namespaced_policy() -> None:
         (f"{'a' * 253}/b", namespace_key, True),
         ("", cilium_key, False),
         ("k8s:", cilium_key, False),
+        ("reserved.kube-apiserver", cilium_key, True),
+        ("reserved.", cilium_key, False),
         (":app", cilium_key, False),
         ("k8s:a:b", cilium_key, False),
         ("k8s:app", kubernetes_key, False),
