@@ -22,7 +22,9 @@ def read_group(document: Mapping[str, Any]) -> CidrGroup:
     """
     meta = Fields(document.get("metadata"), "metadata")
     name = meta.name("name")
-    labels = {str(Label(SOURCE, key, text)) for key, text in meta.texts("labels").items() if key}
+    own = {str(Label(SOURCE, key, text)) for key, text in meta.texts("labels").items() if key}
+    # Nobody passes for another group by a label.
+    labels = {label for label in own if not label.startswith(GROUP_NAME)}
     labels.add(f"{GROUP_NAME}/{name}")
     spec = Fields(document.get("spec"), "spec")
     prefixes = spec.each("externalCIDRs", network_or_address) or ()

@@ -144,7 +144,9 @@ def test_sets_that_are_refused(item: Any, path: str) -> None:
 def test_groups() -> None:
     """By name, or by labels; a label without source is the group's."""
     group = read_group({
-        "metadata": {"name": "lab", "labels": {"team": "red"}},
+        "metadata": {"name": "lab", "labels": {
+            "team": "red", "io.cilium.policy.cidrgroupname/other": "",
+        }},
         "spec": {"externalCIDRs": [
             "192.0.2.0/24", "2001:db8::/32", "192.0.2.0/24", "198.51.100.1",
         ]},
