@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from fimbria.analysis import Engine, Flow, FlowError, from_documents
+from fimbria.analysis import Engine, Flow, FlowError
 from fimbria.analysis.additions import Addition, NoAddition, smallest
 from fimbria.analysis.coverage import Deciders
 from tests.property.strategies import PORTS
@@ -47,11 +47,13 @@ UNSAYABLE = (
 
 
 def questions(engine: Engine, flow: Flow, dice: Random) -> Iterator[Flow]:
-    """Every pair of ends of which one is a pod, with the flow's port and others."""
-    ends = [*engine.world.pods, *OUTSIDE, *(f"entity:{name}" for name in ENTITIES)]
+    """Every pair of ends of which policies can be about one, with the flow's port and others."""
+    nodes = [f"node:{name}" for name in engine.world.nodes]
+    ends = [*engine.world.pods, *nodes, *OUTSIDE, *(f"entity:{name}" for name in ENTITIES)]
+    policed = {*engine.world.pods, *(nodes if engine.host_firewall else ())}
     for source in ends:
         for destination in ends:
-            if source == destination or not {source, destination} & engine.world.pods.keys():
+            if source == destination or not {source, destination} & policed:
                 continue
             yield Flow(source, destination, flow.protocol, flow.port)
             for protocol in ("TCP", "UDP", "ICMP"):
@@ -76,12 +78,22 @@ def blamed(deciders: Deciders, engine: Engine, edit: Edit, flow: Flow) -> bool:
     )
 
 
-def alike(engine: Engine, one: Flow, other: Flow) -> bool:
-    """Whether two flows have the same kinds of ends, and the same port."""
+def alike(engine: Engine, one: Flow, other: Flow, *, about_nodes: bool) -> bool:
+    """Whether two flows have the same kinds of ends, and the same port.
+
+    `about_nodes`: they are nodes of the same labels where they are nodes.
+    """
+
+    by_entity = any(name.startswith("entity:") for name in (other.source, other.destination))
+
+    def roles(place: Place) -> str:
+        return str(engine.world.nodes[place.node].labels)
 
     def kind(place: Place) -> str | int:
-        if place.unit:
+        if place.pod is not None:
             return place.end.identity
+        if place.is_node and engine.world.node_labels and not by_entity:
+            return roles(place)
         labels = str(place.end.labels.labels)
         # What entities cannot tell apart.
         found = next((one for one in ("world", "remote-node") if f"reserved:{one}" in labels), "")
@@ -89,10 +101,14 @@ def alike(engine: Engine, one: Flow, other: Flow) -> bool:
 
     def ends(flow: Flow) -> tuple[str | int, str | int]:
         source, target = engine.place(flow.source), engine.place(flow.destination)
-        return kind(engine.peer(target, source)), kind(engine.peer(source, target))
+        return kind(engine.seen(target, source)[2]), kind(engine.seen(source, target)[2])
+
+    def subjects(flow: Flow) -> list[str]:
+        places = (engine.place(flow.source), engine.place(flow.destination))
+        return [roles(place) if place.is_node and about_nodes else "" for place in places]
 
     ports = [(flow.protocol.upper(), flow.port) for flow in (one, other)]
-    return ends(one) == ends(other) and ports[0] == ports[1]
+    return ends(one) == ends(other) and ports[0] == ports[1] and subjects(one) == subjects(other)
 
 
 def verdict(engine: Engine, flow: Flow) -> str | None:
@@ -103,9 +119,11 @@ def verdict(engine: Engine, flow: Flow) -> str | None:
 
 
 def flows(engine: Engine, dice: Random) -> Iterator[Flow]:
-    """A few flows to turn, half of them to a pod."""
-    pods = list(engine.world.pods)
-    ends = [*pods, *OUTSIDE, *(f"entity:{name}" for name in ENTITIES)]
+    """A few flows to turn, half of them to a pod, or to a node where these have policies."""
+    pods, nodes = list(engine.world.pods), [f"node:{name}" for name in engine.world.nodes]
+    ends = [*pods, *nodes, *OUTSIDE, *(f"entity:{name}" for name in ENTITIES)]
+    if engine.host_firewall:
+        pods += nodes
     for _ in range(6):
         pair = [dice.choice(pods), dice.choice(ends)]
         dice.shuffle(pair)
@@ -117,7 +135,8 @@ def check(engine: Engine, flow: Flow, found: Addition, dice: Random) -> None:
     after = engine.world
     for edit in found.edits:
         after = edit.applied(after)
-    changed = Engine(after, engine.mode, engine.state.config.cidr_match)
+    match = engine.state.config.cidr_match
+    changed = Engine(after, engine.mode, match, host_firewall=engine.host_firewall)
     assert not after.errors
     before = verdict(engine, flow)
     assert (before == "DENIED") != (verdict(changed, flow) == "DENIED")
@@ -131,9 +150,11 @@ def check(engine: Engine, flow: Flow, found: Addition, dice: Random) -> None:
         if said[0] != said[1]:
             assert (
                 service
-                or alike(engine, one, flow)
+                or alike(
+                    engine, one, flow, about_nodes=any(edit.scope.host for edit in found.edits)
+                )
                 or any(blamed(deciders, engine, edit, one) for edit in removed)
-            ), (one, said, found)
+            ), (one, said, [e.text for e in found.edits], flow)
 
 
 @sized
@@ -141,8 +162,7 @@ def check(engine: Engine, flow: Flow, found: Addition, dice: Random) -> None:
 def test_an_addition_turns_what_it_names(case: Case, seed: int) -> None:
     """For any flow there is one, unless no rule can say it; it turns the flow and nothing else."""
     dice = Random(seed)
-    world = from_documents(case.documents)
-    engine = Engine(world, case.mode, case.match)
+    engine = case.engine(case.world())
     for flow in flows(engine, dice):
         if verdict(engine, flow) is None:
             continue

@@ -18,10 +18,12 @@ from fimbria.analysis.additions_check import Scope, turned
 from fimbria.analysis.additions_cut import undenied, without_object
 from fimbria.analysis.additions_edit import Asked, Edit, NoAddition, at, edited, parsed
 from fimbria.analysis.additions_text import Document, Unnameable
+from fimbria.analysis.engine import loops
 from fimbria.analysis.flows import Flow, packet
 from fimbria.analysis.results import Because, Outcome
-from fimbria.datapath.abi import Direction
-from fimbria.model.kinds import NETWORK_POLICY
+from fimbria.datapath.abi import Direction, Identity
+from fimbria.model.identity import RESERVED
+from fimbria.model.kinds import CILIUM_CLUSTERWIDE_POLICY, CILIUM_NETWORK_POLICY, NETWORK_POLICY
 from fimbria.model.labels import LabelSet
 from fimbria.model.policy import PolicyKey, Tier
 from fimbria.model.semantics import Mode
@@ -77,7 +79,7 @@ def _halves(engine: Engine, flow: Flow, result: Result) -> Iterator[Asked]:
     name = result.backend or next(iter(targets))
     target = engine.place(name)
     protocol, port = packet(flow, source, target, targets[name])
-    ends = (source, engine.peer(source, target)), (target, engine.peer(target, source))
+    ends = engine.seen(source, target)[1:], engine.seen(target, source)[1:]
     yield Asked(*ends[0], Direction.EGRESS, protocol, port, result.egress)
     yield Asked(*ends[1], Direction.INGRESS, protocol, port, result.ingress)
 
@@ -140,27 +142,26 @@ def _allow(engine: Engine, asked: Asked, key: PolicyKey | None) -> Edit:
 
 
 def _own_spec(world: World, asked: Asked, policy: Policy) -> Spec | None:
-    """Return the spec that closes an end, if it selects no pod of another identity."""
+    """Return the spec that closes an end, if it selects no other node, or pod of another kind."""
     spec = next((one for one in policy.specs if one.path == asked.half.rule), None)
     if spec is None or policy.refusal is not None or not isinstance(policy.document, dict):
         return None
     others = {pod.identity for pod in world.pods.values()} - {asked.own.end.identity}
     labels = (LabelSet(world.identities[number]) for number in others)
+    if spec.host:
+        nodes = (node for name, node in world.nodes.items() if name != asked.own.node)
+        labels = (LabelSet((*RESERVED[Identity.HOST], *node.labels)) for node in nodes)
     return None if any(spec.subject.matches(have) for have in labels) else spec
 
 
 def _new(world: World, asked: Asked, *, deny: bool) -> Edit:
     """Return a policy of its own for one peer and port."""
-    pod = asked.own.pod
-    if pod is None:
-        raise Unnameable(f"{asked.own.name} is no pod")
-    direction = asked.direction
-    rule = text.cilium_rule(
-        world, asked.other, direction, pod.namespace, asked.protocol, asked.port
-    )
-    name = _name(world, asked, "deny" if deny else "allow", "CiliumNetworkPolicy", pod.namespace)
+    direction, namespace = asked.direction, asked.own.pod.namespace if asked.own.pod else ""
+    rule = text.cilium_rule(world, asked.other, direction, namespace, asked.protocol, asked.port)
+    kind = CILIUM_CLUSTERWIDE_POLICY if asked.own.is_node else CILIUM_NETWORK_POLICY
+    name = _name(world, asked, "deny" if deny else "allow", kind, namespace)
     document = text.cilium_policy(world, asked.own, rule, direction, name, deny=deny)
-    key = PolicyKey("CiliumNetworkPolicy", pod.namespace, name)
+    key = PolicyKey(kind, namespace, name)
     path = f"spec.{text.section(direction, deny=deny)}[0]"
     return replace(_edit(world, "create", key, path, document, document, direction), path="")
 
@@ -186,9 +187,8 @@ def _edit(
     if policy.refusal is not None:
         raise Unnameable(": ".join(policy.refusal))
     spec, rule = next((s, r) for s in policy.specs for r in s.rules if r.path == path)
-    return Edit(
-        verb, key, path, shown, document, Scope(direction, spec.subject, rule.peers, rule.ports)
-    )
+    scope = Scope(direction, spec.subject, rule.peers, rule.ports, spec.host)
+    return Edit(verb, key, path, shown, document, scope)
 
 
 # -- what is allowed
@@ -196,7 +196,11 @@ def _edit(
 
 def _closed(engine: Engine, flow: Flow) -> list[Edit]:
     """Return the edit after which a flow is denied. Raises NoAddition."""
-    halves = [one for one in _halves(engine, flow, engine.eval(flow)) if one.own.unit]
+    halves = [
+        one
+        for one in _halves(engine, flow, engine.eval(flow))
+        if one.own.unit and not loops(one.own, one.other)
+    ]
     why = "no policy can be about either end"
     for asked in reversed(halves):
         for make in (_denied, _denied_first):

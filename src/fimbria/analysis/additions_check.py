@@ -6,9 +6,10 @@ packet space (analysis.diff) and holds every verdict that turned against that.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from fimbria.analysis.atoms import OTHER
+from fimbria.analysis.atoms import OTHER, Atom
 from fimbria.analysis.diff import compare
 from fimbria.datapath.abi import Direction
 from fimbria.model.matching import names
@@ -17,7 +18,6 @@ from fimbria.model.policy import DIRECTIONS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from fimbria.analysis.atoms import Atom
     from fimbria.analysis.diff import Change
     from fimbria.analysis.engine import Engine
     from fimbria.analysis.flows import Place
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 class Scope(NamedTuple):
     """What an edit names: packets of `subject` with any of `peers` (None: anyone) on `ports`.
 
-    `direction` is None for both.
+    `direction` is None for both. `host`: `subject` are nodes, pods otherwise.
     """
 
     direction: Direction | None
     subject: Selector
     peers: tuple[Peer, ...] | None
     ports: tuple[PortSpec, ...] = ()
+    host: bool = False
 
 
 class Turned(NamedTuple):
@@ -58,14 +59,33 @@ def turned(old: Engine, new: Engine, scopes: Sequence[Scope]) -> Turned:
 
 
 def _unnamed(engine: Engine, changes: Iterable[Change], scopes: Sequence[Scope]) -> Iterator[str]:
+    bounds = _bounds(engine, scopes)
     for change in changes:
         for one in change.sources:
             source = engine.place(one.name)
             for other in change.destinations:
                 target = engine.place(other.name)
                 for turn in change.turns:
-                    if not any(_names(engine, s, source, target, turn.atom) for s in scopes):
-                        yield f"{one} to {other}, {turn.atom}: {turn.before} to {turn.after}"
+                    for piece in _pieces(turn.atom, bounds):
+                        if not any(_names(engine, s, source, target, piece) for s in scopes):
+                            yield f"{one} to {other}, {piece}: {turn.before} to {turn.after}"
+
+
+def _bounds(engine: Engine, scopes: Iterable[Scope]) -> list[int]:
+    """Return the first ports of what scopes name, and of what is behind it."""
+    parts = [part for scope in scopes for part in scope.ports]
+    found = {bound for part in parts if part.ports for bound in (part.ports[0], part.ports[1] + 1)}
+    if any(part.name for part in parts):
+        ports = {port for named in engine.world.named.values() for _, _, port in named}
+        found |= {bound for port in ports for bound in (port, port + 1)}
+    return sorted(found)
+
+
+def _pieces(atom: Atom, bounds: Sequence[int]) -> Iterator[Atom]:
+    """Yield ports in pieces that every scope names all or nothing of."""
+    inside = [bound for bound in bounds if atom.first < bound <= atom.last]
+    for first, behind in pairwise((atom.first, *inside, atom.last + 1)):
+        yield Atom(atom.protocol, first, behind - 1)
 
 
 def _names(engine: Engine, scope: Scope, source: Place, target: Place, atom: Atom) -> bool:
@@ -73,14 +93,15 @@ def _names(engine: Engine, scope: Scope, source: Place, target: Place, atom: Ato
         both = (scope._replace(direction=one) for one in DIRECTIONS)
         return any(_names(engine, one, source, target, atom) for one in both)
     egress = scope.direction is Direction.EGRESS
-    own, other = (source, target) if egress else (target, source)
-    if not own.unit or not scope.subject.matches(own.own.labels):
+    _, own, peer = engine.seen(*((source, target) if egress else (target, source)))
+    if not own.unit or own.is_node is not scope.host:
         return False
-    peer = engine.peer(own, other).end
+    if not scope.subject.matches(own.own.labels):
+        return False
     context = engine.state.context()
-    if scope.peers is not None and not any(names(one, peer, context) for one in scope.peers):
+    if scope.peers is not None and not any(names(one, peer.end, context) for one in scope.peers):
         return False
-    named = target.end.named if egress else target.own.named
+    named = peer.end.named if egress else own.own.named
     return not scope.ports or any(_covers(part, atom, named) for part in scope.ports)
 
 

@@ -85,7 +85,7 @@ def _cut(
     gone: Any = items.pop(index)
     if not items and policy.tier is Tier.NORMAL:
         items.append({})
-    scope = Scope(direction, spec.subject, peers, ports)
+    scope = Scope(direction, spec.subject, peers, ports, spec.host)
     yield Edit("remove", policy.key, path, gone, document, scope)
 
 

@@ -12,10 +12,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from fimbria.datapath.abi import Direction
+from fimbria.model.kinds import CILIUM_CLUSTERWIDE_POLICY, CILIUM_NETWORK_POLICY
 from fimbria.model.labels import NAMESPACE, SERVICE_ACCOUNT
 from fimbria.model.policy import Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from fimbria.analysis.flows import Place
     from fimbria.analysis.world import World
     from fimbria.model.policy import PolicyKey
@@ -29,7 +32,7 @@ _OWN = "io.cilium.k8s.", NAMESPACE
 _ENTITIES = (
     "kube-apiserver", "host", "remote-node", "health", "init", "ingress", "unmanaged",
 )  # fmt: skip
-_USUAL = ("app", "app.kubernetes.io/name", "k8s-app", "name")
+_USUAL = ("app", "app.kubernetes.io/name", "k8s-app", "kubernetes.io/hostname", "name")
 """Labels that stay where one of several is enough."""
 
 _WAYS = {Direction.INGRESS: ("ingress", "from"), Direction.EGRESS: ("egress", "to")}
@@ -48,20 +51,29 @@ def section(direction: Direction, *, deny: bool = False) -> str:
 def pinned(world: World, place: Place) -> Document:
     """Return a label selector that, in its namespace, selects a pod's identity and no other.
 
-    Raises Unnameable for what is no pod.
+    Of a node it selects those with the same labels. Raises Unnameable for what is neither.
     """
+    if place.is_node:
+        nodes = {name: _pairs(node.labels) for name, node in world.nodes.items()}
+        mine = nodes.pop(place.node, {})
+        return _telling(mine, mine, nodes)
     if place.pod is None:
-        raise Unnameable(f"{place.name} is no pod")
+        raise Unnameable(f"{place.name} is neither pod nor node")
     namespace, identity = place.pod.namespace, place.pod.identity
     mine = _labels(world, identity)
     others = {
-        pod.identity: _labels(world, pod.identity)
+        str(pod.identity): _labels(world, pod.identity)
         for pod in world.pods.values()
         if pod.namespace == namespace and pod.identity != identity
     }
     wanted = {key: value for key, value in mine.items() if key != SERVICE_ACCOUNT}
     if any(_without(other) == wanted for other in others.values()) or not wanted:
         wanted = mine
+    return _telling(mine, wanted, others)
+
+
+def _telling(mine: Labels, wanted: Labels, others: Mapping[str, Labels]) -> Document:
+    """Return a selector of as few of the labels `wanted`, of `mine`, as tell it from the others."""
     for key in sorted(wanted, key=lambda key: (key in _USUAL, key)):
         fewer = {k: v for k, v in wanted.items() if k != key}
         if fewer and _found(fewer, others) == _found(wanted, others):
@@ -79,17 +91,25 @@ def pinned(world: World, place: Place) -> Document:
     return found
 
 
-def _found(wanted: Labels, others: dict[int, Labels]) -> set[int]:
-    """Return which identities have all these labels."""
-    return {number for number, labels in others.items() if wanted.items() <= labels.items()}
+def _found(wanted: Labels, others: Mapping[str, Labels]) -> set[str]:
+    """Return which of the others have all these labels."""
+    return {name for name, labels in others.items() if wanted.items() <= labels.items()}
 
 
 def _labels(world: World, identity: int) -> Labels:
     """Return what selectors can ask of an identity inside its namespace."""
-    pairs = (one.partition(":")[2].partition("=") for one in world.identities.get(identity, ()))
+    pairs = _pairs(world.identities.get(identity, ()))
     return {
-        key: value for key, _, value in pairs if key == SERVICE_ACCOUNT or not key.startswith(_OWN)
+        key: value
+        for key, value in pairs.items()
+        if key == SERVICE_ACCOUNT or not key.startswith(_OWN)
     }
+
+
+def _pairs(labels: Iterable[str]) -> Labels:
+    """Return values by key, without sources."""
+    parts = (one.partition(":")[2].partition("=") for one in labels)
+    return {key: value for key, _, value in parts}
 
 
 def _without(labels: Labels) -> Labels:
@@ -118,6 +138,8 @@ def _cilium_peer(world: World, peer: Place, way: str, namespace: str) -> Documen
             selector = {**selector, "matchLabels": where | selector.get("matchLabels", {})}
         return {f"{way}Endpoints": [selector]}
     labels = peer.end.labels.labels
+    if peer.is_node and world.node_labels and peer.node in world.nodes:
+        return {f"{way}Nodes": [pinned(world, peer)]}
     for name in _ENTITIES:
         if f"reserved:{name}" in labels:
             return {f"{way}Entities": [name]}
@@ -163,16 +185,17 @@ def cilium_policy(
 ) -> Document:
     """Return a CiliumNetworkPolicy with one rule, which denies nothing by default.
 
-    Raises Unnameable.
+    About a node it is a CiliumClusterwideNetworkPolicy. Raises Unnameable.
     """
     selector = pinned(world, own)
-    assert own.pod is not None
+    whom = "nodeSelector" if own.is_node else "endpointSelector"
+    place = {} if own.pod is None else {"namespace": own.pod.namespace}
     return {
         "apiVersion": "cilium.io/v2",
-        "kind": "CiliumNetworkPolicy",
-        "metadata": {"name": name, "namespace": own.pod.namespace},
+        "kind": CILIUM_CLUSTERWIDE_POLICY if own.is_node else CILIUM_NETWORK_POLICY,
+        "metadata": {"name": name, **place},
         "spec": {
-            "endpointSelector": selector,
+            whom: selector,
             "enableDefaultDeny": {_WAYS[direction][0]: False},
             section(direction, deny=deny): [rule],
         },
@@ -200,6 +223,8 @@ def admin_policy(
         other = {"pods": _cluster_pods(world, peer)}
     elif peer.end.net is not None and peer.end.net.bits and direction is Direction.EGRESS:
         other = {"networks": [str(peer.end.net)]}
+    elif peer.is_node and world.node_labels and direction is Direction.EGRESS:
+        other = {"nodes": pinned(world, peer)}
     else:
         raise Unnameable(f"a ClusterNetworkPolicy cannot name {peer.name}")
     number = {"destinationPort": {"number": port}}

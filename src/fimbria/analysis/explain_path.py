@@ -117,7 +117,7 @@ def addition_lines(world: World, addition: Addition) -> Iterator[str]:
             for line in _yaml(edit.text if not edit.path else [edit.text]).splitlines()
         )
     verdict, changes = addition.result.verdict, addition.changes
-    if not changes:  # nodes' own policies are not among what is compared
+    if not changes:  # what goes on between a pod and itself is not among what is compared
         yield f"Tried: {verdict} then."
     elif len(changes) == 1 and _is_one(changes[0]):
         yield f"Tried: {verdict} then; nothing else turns."
