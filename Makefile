@@ -29,8 +29,9 @@ test: build ## the whole test suite (root)
 	@scripts/packages.sh run test
 	@$(PY) -m pytest -p no:cacheprovider $(PYTEST_ARGS)
 
-test-unit: setup ## unit tests and fuzz that need no root, in under a minute
-	@$(PY) -m pytest -q -m "not root and not slow" -n auto --ignore=tests/property $(PYTEST_ARGS)
+test-unit: setup ## tests that need no root, without fuzz and properties, in half a minute
+	@$(PY) -m pytest -q -m "not root and not slow" -n auto --ignore=tests/property --ignore=tests/fuzz \
+	  $(PYTEST_ARGS)
 
 check: setup ## format, lint, types, import layers, generated code
 	@$(PY) scripts/check.py
@@ -45,6 +46,7 @@ bench: build ## measure; prints tables, writes build/bench.json
 nightly: build ## the slow proofs at full size (1,000,000 cases of three judges, 1,000,000 packets)
 	@FIMBRIA_CASES=1000000 $(PY) -m pytest -q tests/property --timeout 3600 $(PYTEST_ARGS)
 	@FIMBRIA_TRUTH=full $(PY) -m pytest -q -s tests/lab/test_truth_table.py $(PYTEST_ARGS)
+	@FIMBRIA_DEATHS=all $(PY) -m pytest -q tests/unit/agent/test_faults_crash.py $(PYTEST_ARGS)
 
 soak: build ## kill the agent 20 times under load; 100,000 connections beside a flood
 	@FIMBRIA_KILLS=20 FIMBRIA_LOAD=full $(PY) -m pytest -q tests/lab/test_nothing_lost.py \
