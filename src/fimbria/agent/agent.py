@@ -158,6 +158,8 @@ class Agent:
             gc.freeze()
             await self._replay_deletions(path.parent / deletequeue.FOLDER)
             self.lifecycle.ready.set()
+            for key in list(self.publisher.published):
+                self._expected(key)
             self.delays.bootstrap = self._clock.monotonic() - self._started
             self._write_cni_configuration()
             log.info("ready for pods")
@@ -317,10 +319,14 @@ class Agent:
         for change in changes:
             if change.new is not None:
                 self.publisher.published[change.key] = change.new.uid
-                if not self.endpoints.of_pod(*change.key) and self.lifecycle.ready.is_set():
-                    self.publisher.mark(change.key)
+                self._expected(change.key)
             elif self.publisher.published.pop(change.key, None):
                 self.publisher.forget(change.key)
+
+    def _expected(self, key: tuple[str, str]) -> None:
+        """Have a CiliumEndpoint of this node removed if there is no such endpoint (any more)."""
+        if not self.endpoints.of_pod(*key) and self.lifecycle.ready.is_set():
+            self.publisher.mark(key)
 
     def _applied(self, revision: int) -> None:
         """The maps are as desired: every endpoint realises this revision."""

@@ -91,7 +91,7 @@ def write(path: Path, value: msgspec.Struct) -> None:
 
 def replace_file(path: Path, data: bytes, mode: int = 0o640) -> None:
     """Write bytes to `path` atomically and durably."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # the next writer takes what a crash left
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:

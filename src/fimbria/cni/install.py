@@ -1,7 +1,6 @@
 """Puts the CNI plugin and its configuration where a container runtime looks for them."""
 
 import json
-import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
@@ -49,7 +48,7 @@ def install_conflist(dest: Path, document: Mapping[str, object]) -> Path:
 
 def _write(target: Path, text: str, mode: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".{target.name}.tmp")
     temporary.write_text(text)
     temporary.chmod(stat.S_IMODE(mode))
     temporary.replace(target)

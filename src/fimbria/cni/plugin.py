@@ -243,8 +243,9 @@ def exchange(connection: _socket.socket, body: bytes) -> "tuple[int, bytes]":
 
 def queue_delete(directory: str, env: "dict[str, str]", body: bytes) -> str:
     """Write a DEL for the agent to replay; on disk when this returns. Gives the file's path."""
-    target = f"{directory}/{env['CNI_CONTAINERID']}_{env['CNI_IFNAME']}.json"
-    temporary = f"{directory}/.{posix.getpid()}.tmp"
+    name = f"{env['CNI_CONTAINERID']}_{env['CNI_IFNAME']}"
+    target = f"{directory}/{name}.json"
+    temporary = f"{directory}/.{name}.tmp"  # the next try takes the place of one that broke off
     try:
         try:
             posix.mkdir(directory, 0o700)

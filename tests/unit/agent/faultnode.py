@@ -11,14 +11,15 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from fimbria.kernel import netns
-from tests.unit.agent.test_agent_process import UnixConnection, World, fimbria, until
+from tests.unit.agent.agentnode import UnixConnection, World, fimbria, running, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Faults", "until"]
+__all__ = ["Faults", "policy", "running", "until"]
 
 PORT = 7777
+POLICIES = "/apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies"
 
 
 class Faults(World):
@@ -44,6 +45,16 @@ class Faults(World):
             connection.request(method, path, data, headers)
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
+
+    def enforce(self, document: dict[str, Any]) -> None:
+        """Create a policy."""
+        status, answer = self.api("POST", POLICIES, document)
+        assert status == 201, answer
+
+    def lift(self, name: str) -> None:
+        """Delete a policy."""
+        status, answer = self.api("DELETE", f"{POLICIES}/{name}")
+        assert status == 200, answer
 
     def stop_api(self) -> None:
         """Kill the API server; its database stays."""
@@ -79,8 +90,8 @@ class Faults(World):
         status, answer = self.api("POST", "/api/v1/namespaces/default/pods", pod)
         assert status == 201, answer
 
-    def call(self, command: str, name: str) -> tuple[int, Any]:
-        """A CNI command for a pod, as a runtime of Kubernetes gives it."""
+    def request(self, command: str, name: str) -> tuple[dict[str, str], dict[str, Any]]:
+        """Environment and configuration of a CNI command, as a runtime of Kubernetes gives them."""
         env = {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": name,
@@ -88,7 +99,11 @@ class Faults(World):
             "CNI_NETNS": f"/proc/{os.getpid()}/fd/{self.pods[name]}",
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name}",
         }
-        config = {"cniVersion": "1.1.0", "name": "cilium", "type": "fimbria-cni"}
+        return env, {"cniVersion": "1.1.0", "name": "cilium", "type": "fimbria-cni"}
+
+    def call(self, command: str, name: str) -> tuple[int, Any]:
+        """Give the agent a CNI command for a pod."""
+        env, config = self.request(command, name)
         return self.ask("POST", "/v1/cni", {"env": env, "config": config})
 
     def add(self, name: str) -> str:
@@ -128,6 +143,19 @@ class Faults(World):
         done = self.inside(sys.executable, "-c", script)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+
+def policy(name: str, only: str, *, to_ports: Any = None, **labels: str) -> dict[str, Any]:
+    """A policy about the pods with these labels: only pods of an app reach them."""
+    rule: dict[str, Any] = {"fromEndpoints": [{"matchLabels": {"app": only}}]}
+    if to_ports:
+        rule["toPorts"] = [{"ports": to_ports}]
+    return {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumNetworkPolicy",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"endpointSelector": {"matchLabels": labels}, "ingress": [rule]},
+    }
 
 
 def exchange(source: int, target: int, address: str, seconds: float) -> bool:

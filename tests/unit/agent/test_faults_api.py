@@ -5,49 +5,31 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.agent.faultnode import Faults, until
+from tests.unit.agent.faultnode import Faults, policy, running, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
-POLICIES = "/apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies"
 KEY = "ciliumnetworkpolicies.cilium.io"
 
 
 @pytest.fixture
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
-    made = Faults(tmp_path_factory.mktemp("node"))
-    try:
-        made.start()
+    with running(Faults(tmp_path_factory.mktemp("node"))) as made:
         made.add("one")
         made.add("two")
         yield made
-    finally:
-        made.close()
-
-
-def closed(app: str) -> dict[str, Any]:
-    """A policy that lets nobody reach the pods of an app."""
-    return {
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumNetworkPolicy",
-        "metadata": {"name": f"closed-{app}", "namespace": "default"},
-        "spec": {
-            "endpointSelector": {"matchLabels": {"app": app}},
-            "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "nobody"}}]}],
-        },
-    }
 
 
 def create(world: Faults, app: str) -> None:
-    status, answer = world.api("POST", POLICIES, closed(app))
-    assert status == 201, answer
+    """Let nobody reach the pods of an app."""
+    world.enforce(policy(f"closed-{app}", "nobody", app=app))
 
 
 def blocked(world: Faults, source: str, target: str) -> bool:
@@ -84,7 +66,7 @@ def test_what_was_known_holds_while_the_api_is_away(world: Faults) -> None:
     world.start_api()
     connected(world)
     assert blocked(world, "one", "two")
-    assert world.api("DELETE", f"{POLICIES}/closed-two")[0] == 200
+    world.lift("closed-two")
     until(lambda: world.reaches("one", "two", 0.3))
 
 
@@ -95,7 +77,7 @@ def test_the_past_is_no_longer_kept(world: Faults) -> None:
     world.stop_api()
     disconnected(world)
     world.start_api("elsewhere.sock")
-    assert world.api("DELETE", f"{POLICIES}/closed-two")[0] == 200
+    world.lift("closed-two")
     create(world, "one")
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "later"}}
     assert world.api("POST", "/api/v1/namespaces", namespace)[0] == 201
@@ -129,7 +111,7 @@ def test_a_restored_backup(world: Faults) -> None:
         shutil.copy(file, backup)
     world.start_api()
     connected(world)
-    assert world.api("DELETE", f"{POLICIES}/closed-two")[0] == 200
+    world.lift("closed-two")
     create(world, "one")
     world.add("three")
     until(lambda: blocked(world, "two", "one"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.agent.faultnode import Faults, until
+from tests.unit.agent.faultnode import Faults, policy, running, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 PROGRAM = Path(__file__).with_name("jumpingagent.py")
 SOURCES = Path(__file__).resolve().parents[3] / "bpf"
 YEARS = 20 * 365 * 86400
-POLICIES = "/apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies"
 
 
 class Jumping(Faults):
@@ -35,14 +34,10 @@ class Jumping(Faults):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jumping]:
-    made = Jumping(tmp_path_factory.mktemp("node"))
-    try:
-        made.start()
+    with running(Jumping(tmp_path_factory.mktemp("node"))) as made:
         made.add("one")
         made.add("two")
         yield made
-    finally:
-        made.close()
 
 
 @pytest.mark.root
@@ -54,23 +49,14 @@ def test_the_wall_clock_jumps(world: Jumping, seconds: int) -> None:
     name = f"new{abs(seconds) + (seconds > 0)}"
     world.add(name)
     assert world.reaches(name, "one")
-    policy = {
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumNetworkPolicy",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {
-            "endpointSelector": {"matchLabels": {"app": "two"}},
-            "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "one"}}]}],
-        },
-    }
-    assert world.api("POST", POLICIES, policy)[0] == 201
+    world.enforce(policy(name, "one", app="two"))
     until(lambda: not world.reaches(name, "two", 0.3))
     assert world.reaches("one", "two")
     world.kill()
     world.start()
     assert not world.reaches(name, "two", 0.3)
     assert world.reaches("one", "two")
-    assert world.api("DELETE", f"{POLICIES}/{name}")[0] == 200
+    world.lift(name)
     until(lambda: world.reaches(name, "two", 0.3))
     world.remove(name)
     assert world.ask("GET", "/v1/healthz")[1]["state"] == "Ok"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.unit.agent.faultnode import Faults
+from tests.unit.agent.faultnode import Faults, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,12 +18,8 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
-    made = Faults(tmp_path_factory.mktemp("node"))
-    try:
-        made.start()
+    with running(Faults(tmp_path_factory.mktemp("node"))) as made:
         yield made
-    finally:
-        made.close()
 
 
 def ask(world: Faults, env: dict[str, str], config: dict[str, Any]) -> tuple[int, Any]:

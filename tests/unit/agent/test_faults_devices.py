@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.agent.faultnode import Faults, until
+from tests.unit.agent.faultnode import Faults, running, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,15 +17,11 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
-    made = Faults(tmp_path_factory.mktemp("node"))
-    try:
-        made.start()
+    with running(Faults(tmp_path_factory.mktemp("node"))) as made:
         made.add("one")
         made.add("two")
         until(lambda: made.line("Node")["state"] == "ok")
         yield made
-    finally:
-        made.close()
 
 
 def links(world: Faults) -> dict[str, int]:

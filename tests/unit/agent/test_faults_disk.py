@@ -7,32 +7,35 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.agent.faultnode import Faults, until
+from tests.unit.agent.faultnode import Faults, policy, running, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.root
 
 ROOM = "256k"
 
 
+class Cramped(Faults):
+    """A node whose state directory has little room."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        words = f"mount -t tmpfs -o size={ROOM},mode=0750 tmpfs {folder}/state"
+        mounted = self.inside(*words.split())
+        assert mounted.returncode == 0, mounted.stderr
+
+
 @pytest.fixture
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
     folder = tmp_path_factory.mktemp("node")
-    made = Faults(folder)
-    try:
-        (folder / "state").mkdir()
-        mounted = made.inside(
-            *f"mount -t tmpfs -o size={ROOM},mode=0750 tmpfs {folder}/state".split()
-        )
-        assert mounted.returncode == 0, mounted.stderr
-        made.start()
+    (folder / "state").mkdir()
+    with running(Cramped(folder)) as made:
         made.add("one")
         made.add("two")
         yield made
-    finally:
-        made.close()
 
 
 def fill(world: Faults) -> None:
@@ -73,17 +76,7 @@ def test_a_full_state_directory(world: Faults) -> None:
     assert world.reaches("one", "two")
 
     # A pod that is put under quarantine meanwhile is: that its label is not saved does not matter.
-    policy = {
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumNetworkPolicy",
-        "metadata": {"name": "quarantine", "namespace": "default"},
-        "spec": {
-            "endpointSelector": {"matchLabels": {"suspect": "yes"}},
-            "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "nobody"}}]}],
-        },
-    }
-    base = "/apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies"
-    assert world.api("POST", base, policy)[0] == 201
+    world.enforce(policy("quarantine", "nobody", suspect="yes"))
     label = {"metadata": {"labels": {"suspect": "yes"}}}
     assert world.api("PATCH", "/api/v1/namespaces/default/pods/two", label)[0] == 200
     until(lambda: not world.reaches("one", "two", 0.3))

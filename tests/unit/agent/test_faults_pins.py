@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.agent.faultnode import Faults, until
+from tests.unit.agent.faultnode import Faults, running, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,14 +62,10 @@ with BpfMap.open(Path({pin!r})) as counter:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
-    made = Faults(tmp_path_factory.mktemp("node"))
-    try:
-        made.start()
+    with running(Faults(tmp_path_factory.mktemp("node"))) as made:
         made.add("one")
         made.add("two")
         yield made
-    finally:
-        made.close()
 
 
 @pytest.mark.parametrize(

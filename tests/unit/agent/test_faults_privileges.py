@@ -12,7 +12,7 @@ import pytest
 
 from fimbria.agent.privileges import NEEDED
 from fimbria.kernel.capabilities import Capability
-from tests.unit.agent.faultnode import Faults, until
+from tests.unit.agent.faultnode import Faults, policy, running, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,13 +32,8 @@ class Confined(Faults):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Confined]:
-    folder = tmp_path_factory.mktemp("node")
-    made = Confined(folder)
-    try:
-        made.start()
+    with running(Confined(tmp_path_factory.mktemp("node"))) as made:
         yield made
-    finally:
-        made.close()
 
 
 def test_the_agent_has_what_it_needs_and_no_more(world: Confined) -> None:
@@ -61,18 +56,10 @@ def test_the_agent_does_its_work_with_them(world: Confined) -> None:
     """Pods come and go, a policy is enforced and lifted, a device is made again."""
     world.add("three")
     world.add("four")
-    nobody: dict[str, str] = {}
-    policy = {
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumNetworkPolicy",
-        "metadata": {"name": "closed", "namespace": "default"},
-        "spec": {"endpointSelector": {"matchLabels": {"app": "four"}}, "ingress": [nobody]},
-    }
-    path = "/apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies"
     assert world.reaches("three", "four")
-    assert world.api("POST", path, policy)[0] == 201
+    world.enforce(policy("closed", "nobody", app="four"))
     until(lambda: not world.reaches("three", "four", 0.3))
-    assert world.api("DELETE", f"{path}/closed")[0] == 200
+    world.lift("closed")
     until(lambda: world.reaches("three", "four", 0.3))
     world.inside("ip", "link", "delete", "cilium_host")
     until(lambda: "cilium_host was deleted" in world.line("Node")["text"])

@@ -7,35 +7,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fimbria.agent.rebuild import ALIAS_MAX, alias
-from tests.unit.agent.faultnode import Faults, until
+from tests.unit.agent.faultnode import Faults, policy, running, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-POLICIES = "/apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies"
-
 
 @pytest.fixture
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
-    made = Faults(tmp_path_factory.mktemp("node"))
-    try:
-        made.start()
+    with running(Faults(tmp_path_factory.mktemp("node"))) as made:
         for name in ("one", "two", "three"):
             made.add(name)
-        policy = {
-            "apiVersion": "cilium.io/v2",
-            "kind": "CiliumNetworkPolicy",
-            "metadata": {"name": "only-one", "namespace": "default"},
-            "spec": {
-                "endpointSelector": {"matchLabels": {"app": "two"}},
-                "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "one"}}]}],
-            },
-        }
-        assert made.api("POST", POLICIES, policy)[0] == 201
+        made.enforce(policy("only-one", "one", app="two"))
         until(lambda: not made.reaches("three", "two", 0.3))
         yield made
-    finally:
-        made.close()
 
 
 def damage(world: Faults, name: str) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
+import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -71,6 +74,7 @@ class Runtime:
 
     plugin: Path
     socket: Path
+    prefix: tuple[str, ...] = ()
 
     def call(
         self, command: str, config: Any = None, **variables: str
@@ -87,7 +91,12 @@ class Runtime:
         } | variables
         env = {name: value for name, value in env.items() if value is not None}
         return subprocess.run(
-            [self.plugin], input=text, env=env, capture_output=True, check=False, timeout=30
+            [*self.prefix, self.plugin],
+            input=text,
+            env=env,
+            capture_output=True,
+            check=False,
+            timeout=30,
         )
 
     def error(self, command: str, config: Any = None, **variables: str) -> dict[str, Any]:
@@ -162,6 +171,48 @@ def test_delete_is_queued_without_an_agent(runtime: Runtime) -> None:
     body = json.loads(queued[0].read_text())
     assert (body["env"]["CNI_COMMAND"], body["env"]["CNI_CONTAINERID"]) == ("DEL", "abc")
     assert body["config"]["name"] == "n"
+
+
+DYING = """
+import posix, runpy, sys
+number, when, plugin = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+done = 0
+def dying(function):
+    def call(*arguments):
+        global done
+        done += 1
+        if done == number and when == "in" and function.__name__ == "write":
+            function(arguments[0], arguments[1][: len(arguments[1]) // 2])
+        if done == number and when != "after":
+            posix.kill(posix.getpid(), 9)
+        result = function(*arguments)
+        if done == number:
+            posix.kill(posix.getpid(), 9)
+        return result
+    return call
+for name in ("mkdir", "open", "write", "fsync", "close", "rename"):
+    setattr(posix, name, dying(getattr(posix, name)))
+runpy.run_path(plugin, run_name="__main__")
+"""
+"""The plugin, killed before, in or after the n-th system call by which it queues something."""
+
+
+@pytest.mark.parametrize("when", ["before", "in", "after"])
+def test_killed_while_it_queues_a_delete(runtime: Runtime, when: str) -> None:
+    """The file is there whole or not at all, and after the runtime's next try nothing else."""
+    queue = runtime.socket.parent / "deleteQueue"
+    for number in range(1, 20):
+        dying = replace(runtime, prefix=(sys.executable, "-c", DYING, str(number), when))
+        died = dying.call("DEL").returncode == -signal.SIGKILL
+        for path in queue.glob("[!.]*"):
+            assert json.loads(path.read_text())["env"]["CNI_CONTAINERID"] == "abc"
+        assert runtime.call("DEL").returncode == 0
+        assert [path.name for path in queue.iterdir()] == ["abc_eth0.json"]
+        json.loads((queue / "abc_eth0.json").read_text())
+        if not died:
+            break
+        shutil.rmtree(queue)
+    assert 8 <= number < 19, "it makes about ten calls"
 
 
 def test_a_broken_answer_queues_the_delete(runtime: Runtime) -> None:
