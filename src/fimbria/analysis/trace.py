@@ -31,7 +31,7 @@ from fimbria.model.semantics import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fimbria.compile.node import Compiler
     from fimbria.model.peers import Context
@@ -63,6 +63,16 @@ class TraceEnd:
     """False for nodes and the world, which no policy selects."""
     host: bool = False
     """The node itself, as policies about nodes see it (`endpoint_id` is ENDPOINT_HOST)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceHalf:
+    """What one end's policy is asked: by whom it is compiled, and the other end as it sees it."""
+
+    compiler: Compiler
+    direction: Direction
+    own: TraceEnd
+    other: TraceEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,25 +137,30 @@ def trace(
     port: int = 0,
     protocols: Sequence[int] = ANY,
 ) -> Trace:
-    """Judge a packet from `source` to `destination` and say why.
+    """Judge a packet from `source` to `destination`, both as one node sees them, and say why.
 
     `port` is the destination port, for ICMP the type. With several protocols it is about the first
     that passes, or the first if none does.
     """
-    judged = {number: _judge(compiler, source, destination, port, number) for number in protocols}
+    egress = TraceHalf(compiler, Direction.EGRESS, source, destination)
+    ingress = TraceHalf(compiler, Direction.INGRESS, destination, source)
+    return trace_halves(egress, ingress, port, protocols)
+
+
+def trace_halves(
+    egress: TraceHalf, ingress: TraceHalf, port: int = 0, protocols: Sequence[int] = ANY
+) -> Trace:
+    """Do as `trace`, each half with its own view of the ends."""
+    halves = {half.direction: half for half in (egress, ingress)}
+    judged = {number: _judge(halves.values(), port, number) for number in protocols}
     outcomes = {number: _outcome(steps) for number, steps in judged.items()}
     protocol = min(protocols, key=lambda number: _ORDER.index(outcomes[number]))
     outcome = outcomes[protocol]
     asked = "ANY" if len(protocols) > 1 else _protocol_name(protocol)
-    lines = [
-        _RULE,
-        f"Tracing From: [{_labels(source, ', ')}] => To: [{_labels(destination, ', ')}] "
-        f"Ports: [{port}/{asked}]",
-    ]
+    ends = (_labels(half.own, ", ") for half in (egress, ingress))
+    lines = [_RULE, "Tracing From: [{}] => To: [{}] ".format(*ends) + f"Ports: [{port}/{asked}]"]
     for step in judged[protocol]:
-        egress = step.direction is Direction.EGRESS
-        own, other = (source, destination) if egress else (destination, source)
-        lines += ["", *_reasoning(compiler, step, own, other, port, protocol)]
+        lines += ["", *_reasoning(step, halves[step.direction], port, protocol)]
     lines += ["", f"Final verdict: {outcome.upper()}"]
     return Trace(outcome, protocol, judged[protocol], "\n".join(lines) + "\n")
 
@@ -155,23 +170,18 @@ def _outcome(steps: Sequence[TraceStep]) -> str:
     return max((step.outcome for step in steps), key=_ORDER.index, default="allowed")
 
 
-def _judge(
-    compiler: Compiler, source: TraceEnd, destination: TraceEnd, port: int, protocol: int
-) -> tuple[TraceStep, ...]:
-    state = compiler.state
-    policies = list(state.policies.values())
+def _judge(halves: Iterable[TraceHalf], port: int, protocol: int) -> tuple[TraceStep, ...]:
     steps: list[TraceStep] = []
-    for direction, own, other in (
-        (Direction.EGRESS, source, destination),
-        (Direction.INGRESS, destination, source),
-    ):
+    for half in halves:
+        own, other, direction, compiler = half.own, half.other, half.direction, half.compiler
         if not own.policed:
             continue
+        state = compiler.state
         asked = Question(
             own.end, other.end, direction, protocol, port, state.config.enforcement,
             state.context(), own.host,
         )  # fmt: skip
-        judged = verdict(policies, asked)
+        judged = verdict(list(state.policies.values()), asked)
         hit = None
         if own.endpoint_id is not None and (own.host or own.endpoint_id in state.local):
             number = compiler.policies.policy_id(own.endpoint_id)
@@ -195,9 +205,8 @@ def _cidr_side(compiler: Compiler, peer: End) -> int:
     )  # fmt: skip
 
 
-def _reasoning(
-    compiler: Compiler, step: TraceStep, own: TraceEnd, other: TraceEnd, port: int, protocol: int
-) -> Iterator[str]:
+def _reasoning(step: TraceStep, half: TraceHalf, port: int, protocol: int) -> Iterator[str]:
+    compiler, own, other = half.compiler, half.own, half.other
     way, _, title = _WAYS[step.direction]
     policies = list(compiler.state.policies.values())
     total = sum(1 for policy in policies for spec in policy.specs if _says(spec, step.direction))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fimbria.analysis.flows import FlowError
-from fimbria.analysis.trace import ANY, Trace, TraceEnd, trace
+from fimbria.analysis.engine import loops
+from fimbria.analysis.flows import FlowError, Place
+from fimbria.analysis.trace import ANY, Trace, TraceEnd, TraceHalf, trace_halves
+from fimbria.datapath.abi import Direction, EndpointIds
 from fimbria.model.identity import RESERVED
 from fimbria.model.labels import LabelError, LabelSet, canonical
 from fimbria.model.policy import Protocol
@@ -24,14 +26,32 @@ def resolve(engine: Engine, request: dict[str, Any]) -> Trace:
     port, _, name = str(request.get("dport") or "0/ANY").partition("/")
     protocols = ANY if name in ("", "ANY") else (int(Protocol[name]),)
     source, destination = (_end(engine, request[side]) for side in ("src", "dst"))
-    return trace(engine.compiler, source, destination, int(port), protocols)
+    egress = _half(engine, Direction.EGRESS, source, destination)
+    ingress = _half(engine, Direction.INGRESS, destination, source)
+    return trace_halves(egress, ingress, int(port), protocols)
 
 
-def _end(engine: Engine, given: dict[str, Any]) -> TraceEnd:
+def _half(
+    engine: Engine, direction: Direction, own: Place | TraceEnd, other: Place | TraceEnd
+) -> TraceHalf:
+    """Return what an end's policy is asked, as its node sees the other end."""
+    if isinstance(own, TraceEnd):
+        there = other if isinstance(other, TraceEnd) else TraceEnd(other.end)
+        return TraceHalf(engine.compiler, direction, own, there)
+    asked = own if isinstance(other, TraceEnd) else other
+    view, mine, peer = engine.seen(own, asked)
+    policed = mine.unit != 0 and not (isinstance(other, Place) and loops(mine, peer))
+    host = mine.unit == EndpointIds.HOST
+    there = other if isinstance(other, TraceEnd) else TraceEnd(peer.end)
+    end = TraceEnd(mine.own, mine.unit or None, policed, host)
+    return TraceHalf(view.compiler, direction, end, there)
+
+
+def _end(engine: Engine, given: dict[str, Any]) -> Place | TraceEnd:
+    """Return who is meant: an end of the world, or one that has labels and nothing else."""
     if "labels" not in given:
         name = given.get("pod") or given.get("ip") or f"identity:{given['identity']}"
-        place = engine.place(str(name))
-        return TraceEnd(place.own, place.unit or None, bool(place.unit) or "pod" in given)
+        return engine.place(str(name))
     try:
         labels = canonical(given["labels"])
     except LabelError as error:
