@@ -87,11 +87,16 @@ static __always_inline struct ct_entry *find_related(const struct flow *f, __u32
 	return e ? e : alive(bpf_map_lookup_elem(&cilium_ct_new, &f->key), now);
 }
 
-/* An older connection between the same ends is over, if there is one. */
-static __always_inline void end_older(const struct flow *f)
+/*
+ * An older connection between the same ends is over, if there is one. Its entry stays until its
+ * successor takes the place: an insert costs more.
+ */
+static __always_inline void end_older(const struct flow *f, __u32 now)
 {
-	if (bpf_map_lookup_elem(&cilium_ct, &f->key))
-		bpf_map_delete_elem(&cilium_ct, &f->key);
+	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
+
+	if (e)
+		e->expires = now - 1;
 }
 
 /* Has the side that did not open the half-open connection sent anything? */
@@ -115,35 +120,57 @@ static __always_inline bool establishes(const struct ct_entry *e, const struct f
 }
 
 /*
- * An entry for the fast path, from the table that its packet asks first. Half-open ones only take
- * packets there that neither begin nor end anything.
+ * An entry for the fast path, from the table that its packet asks first; past is what cilium_ct has
+ * of an older connection. Half-open entries only take packets there that neither begin nor end
+ * anything.
  */
-static __always_inline struct ct_entry *find_cached(struct flow *f, bool *half_open)
+static __always_inline struct ct_entry *find_cached(struct flow *f, __u32 now, bool *half_open,
+						    struct ct_entry **past)
 {
 	bool ends = f->t.tcp_flags & (TCP_FIN | TCP_RST);
 	struct ct_entry *e;
 
 	*half_open = false;
+	*past = NULL;
 	if (f->t.tcp_flags & TCP_RST && bpf_map_lookup_elem(&cilium_ct_new, &f->key))
 		return NULL;
 	e = bpf_map_lookup_elem(&cilium_ct, &f->key);
-	if (likely(e))
+	if (likely(e && !is_expired(e, now)))
 		return e;
-	e = bpf_map_lookup_elem(&cilium_ct_new, &f->key);
-	f->absent = !e;
+	*past = e;
 	*half_open = true;
+	e = alive(bpf_map_lookup_elem(&cilium_ct_new, &f->key), now);
+	f->absent = !e;
 	return e && !ends && !is_closed(e) ? e : NULL;
 }
 
-/*
- * Both sides want a half-open connection: cilium_ct gets it, and its own table is to forget it once
- * the entry is not needed any more. False if there is no room.
- */
-static __always_inline bool keep(const struct flow *f, const struct ct_entry *e)
+/* Writes a connection over one that is past; what tells that it is not comes last. */
+static __always_inline void replace(struct ct_entry *past, const struct ct_entry *e)
 {
-	long failed = bpf_map_update_elem(&cilium_ct, &f->key, e, BPF_NOEXIST);
+	past->flags = e->flags;
+	past->orig = e->orig;
+	__builtin_memcpy(&past->rule_egress, &e->rule_egress,
+			 sizeof(*e) - offsetof(struct ct_entry, rule_egress));
+	barrier();
+	past->expires = e->expires;
+}
+
+/*
+ * Both sides want a half-open connection: cilium_ct gets it, in place of what is past, and its own
+ * table is to forget it once the entry is not needed any more. False if there is no room.
+ */
+static __always_inline bool keep(const struct flow *f, const struct ct_entry *e,
+				 struct ct_entry *past, __u32 now)
+{
+	long failed;
 
 	/* another CPU may have been faster, with the same entry */
+	if (past) {
+		if (is_expired(past, now))
+			replace(past, e);
+		return true;
+	}
+	failed = bpf_map_update_elem(&cilium_ct, &f->key, e, BPF_NOEXIST);
 	return failed >= 0 || failed == -EEXIST;
 }
 

@@ -150,14 +150,14 @@ static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, cons
 {
 	struct runtime *rt = runtime_config();
 	bool due, half_open, moves, egress;
-	struct ct_entry *e;
+	struct ct_entry *e, *past;
+	__u32 now = now_jiffies();
 	struct ct_dir *dir;
-	__u32 now;
 	int ret;
 
 	if (!rt || f->t.tcp_flags & TCP_SYN)
 		return FAST_MISS;
-	e = find_cached(f, &half_open);
+	e = find_cached(f, now, &half_open, &past);
 	if (!e)
 		return FAST_MISS;
 	dir = &e->dir[f->d & 1];
@@ -167,16 +167,13 @@ static __always_inline int fast_path(struct __sk_buff *skb, struct flow *f, cons
 		return FAST_MISS;
 	if (is_hop(hook) && f->t.ttl <= 1 && dir->action != ACTION_STACK)
 		return FAST_MISS;
-	now = now_jiffies();
-	if (is_expired(e, now))
-		return FAST_MISS;
 	f->hook = hook;
 	if (unlikely(f->t.tcp_flags & TCP_CONTROL || is_closed(e)))
 		due = ct_touch(skb, f, e, now);
 	else
 		due = ct_touch_open(skb, f, e, now);
 	moves = half_open && establishes(e, f);
-	if (moves && !keep(f, e))
+	if (moves && !keep(f, e, past, now))
 		return drop_cached(skb, f, e, DROP_CT_CREATE_FAILED);
 	if (due || cfg_trace < TRACE_AGGREGATED)
 		trace_cached(skb, f, e);

@@ -8,7 +8,7 @@
  *   started over                   judged                          half-open entry made anew
  *   any, but the packet is a SYN   judged                          half-open entry made, or
  *                                                                  counted if it is sent again
- *   older, half-open is answered   –                               the older one deleted
+ *   older, half-open is answered   –                               the older one is over
  *   opener's, cached and current   –                               counted
  *   opener's, stale                judged                          direction cached again
  *   reply's, opener's is current   –                               direction cached
@@ -144,33 +144,24 @@ __global int continue_connection(struct __sk_buff *skb, struct flow *f, struct c
 	return 0;
 }
 
-/* The established connection that the packet belongs to. */
-static __always_inline struct ct_entry *find_established(struct flow *f, __u32 now)
+/* The connection that a table has for the packet's ends, if the packet belongs to it. */
+static __always_inline struct ct_entry *continued(struct flow *f, struct ct_entry *e, __u32 now)
 {
-	struct ct_entry *e = bpf_map_lookup_elem(&cilium_ct, &f->key);
-
-	if (!e)
-		return NULL;
-	if (is_expired(e, now)) {
-		/* what takes its place is half-open, and must not be hidden by it */
-		bpf_map_delete_elem(&cilium_ct, &f->key);
-		return NULL;
-	}
-	if (!starts_over(e, f))
+	e = alive(e, now);
+	if (!e || !starts_over(e, f))
 		return e;
 	f->r.ct_state = CT_REOPENED;
 	return NULL;
 }
 
-/* The half-open connection that the packet belongs to. */
+static __always_inline struct ct_entry *find_established(struct flow *f, __u32 now)
+{
+	return continued(f, bpf_map_lookup_elem(&cilium_ct, &f->key), now);
+}
+
 static __always_inline struct ct_entry *find_half_open(struct flow *f, __u32 now)
 {
-	struct ct_entry *e = alive(bpf_map_lookup_elem(&cilium_ct_new, &f->key), now);
-
-	if (!e || !starts_over(e, f))
-		return e;
-	f->r.ct_state = CT_REOPENED;
-	return NULL;
+	return continued(f, bpf_map_lookup_elem(&cilium_ct_new, &f->key), now);
 }
 
 /* A packet of a flow, whatever the tables know of it. A SYN has been judged, and is in f->entry. */
@@ -191,7 +182,7 @@ static __always_inline int track(struct __sk_buff *skb, struct flow *f, __u32 no
 	if (!e) {
 		ret = open_connection(skb, f, BPF_ANY);
 		if (!ret && f->r.ct_state == CT_REOPENED)
-			end_older(f);
+			end_older(f, now);
 		return ret;
 	}
 	moves = half_open && establishes(e, f);
@@ -199,10 +190,10 @@ static __always_inline int track(struct __sk_buff *skb, struct flow *f, __u32 no
 	if (ret < 0)
 		return ret;
 	if (half_open && f->t.tcp_flags & TCP_SYN && (f->d & 1) != (e->orig & 1))
-		end_older(f);
+		end_older(f, now);
 	if (!moves)
 		return 0;
-	if (!keep(f, e))
+	if (!keep(f, e, bpf_map_lookup_elem(&cilium_ct, &f->key), now))
 		return DROP(f, FILE_CONNTRACK, DROP_CT_CREATE_FAILED);
 	forget_half_open(f);
 	return 0;

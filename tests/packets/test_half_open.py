@@ -10,9 +10,11 @@ from scapy.layers.inet6 import ICMPv6DestUnreach
 
 from bench.frames import echo, ether, ip, tcp, udp
 from bench.testnode import EGRESS, INGRESS, REDIRECT, SHOT, A, Addresses, B, Node, Outcome, Pod
+from fimbria.agent.ctgc import expired
 from fimbria.datapath import abi
 from fimbria.datapath.abi import DropReason, PolicyEntry, PolicyKey
 from fimbria.kernel import mapdefs
+from fimbria.kernel.clock import jiffies
 from fimbria.kernel.maps import BpfMap
 from fimbria.kernel.syscall import MapType
 
@@ -26,8 +28,14 @@ FROM_B = 20  # the rule that lets A open connections to B
 
 
 def where(node: Node) -> tuple[int, int]:
-    """Entries that are established, and half-open ones."""
-    return len(node.entries(ESTABLISHED)), len(node.entries(HALF_OPEN))
+    """Entries that are established, and half-open ones; not those whose time is over."""
+    return len(current(node, ESTABLISHED)), len(current(node, HALF_OPEN))
+
+
+def current(node: Node, table: str) -> list[abi.CtEntry]:
+    """A table's entries whose time is not over."""
+    values = node.maps[table].items().values()
+    return [abi.CtEntry.unpack(value) for value in values if not expired(value, jiffies())]
 
 
 def allow(node: Node, protocol: int = 6, port: int = 80) -> None:
@@ -307,6 +315,47 @@ def test_an_expired_connection_hides_nothing(node: Node, at: Addresses) -> None:
     assert where(node) == (1, 0)
 
 
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_successor_takes_the_place_of_what_is_past(
+    node: Node, at: Addresses, protocol: str
+) -> None:
+    """The entry of a connection that is over holds nothing of it once its successor is there."""
+
+    def exchange() -> None:
+        if protocol == "tcp":
+            establish(node, at)
+        else:
+            node.run("from_container", udp(at.own, at.local, pod=A), A.device)
+            back = udp(at.local, at.own, sport=53, dport=4000, pod=B)
+            node.run("from_container", back, B.device)
+
+    exchange()
+    ((key, first),) = node.entries(ESTABLISHED).items()
+    assert where(node) == (1, 0)
+    past = first._replace(
+        expires=(first.created - 1000) & 0xFFFFFFFF,
+        flags=abi.CtFlags.RX_CLOSING,
+        rule_egress=77,
+        src_lxc=78,
+        created=79,
+        dir=tuple(side._replace(packets=80, bytes=81, revision=1, oif=82) for side in first.dir),
+    )
+    node.maps[ESTABLISHED].put(key.pack(), past.pack())
+    node.set_revision(2)
+    exchange()
+    assert len(node.entries(HALF_OPEN)) == 0
+    ((_, second),) = node.entries(ESTABLISHED).items()
+    same = {"revision": 2, "last_report": 0}
+    assert [side._replace(**same) for side in second.dir] == [
+        side._replace(**same) for side in first.dir
+    ]
+    assert second._replace(expires=0, created=0, dir=()) == first._replace(
+        expires=0, created=0, dir=()
+    )
+    assert [side.revision for side in second.dir] == [2, 2]
+    assert where(node) == (1, 0)
+
+
 def test_an_error_beside_an_expired_connection(node: Node, at: Addresses) -> None:
     """An ICMP error about a SYN passes, whatever is left of an older connection."""
     allow(node)
@@ -315,7 +364,7 @@ def test_an_error_beside_an_expired_connection(node: Node, at: Addresses) -> Non
     over = entry._replace(expires=(entry.created - 1000) & 0xFFFFFFFF)
     node.maps[ESTABLISHED].put(key.pack(), over.pack())
     node.run("from_container", tcp(at.own, at.local, pod=A), A.device)
-    assert where(node) == (1, 1)
+    assert where(node) == (0, 1)
     refused = ICMPv6DestUnreach(code=4) if ":" in at.own else ICMP(type=3, code=3)
     about = ip(at.own, at.local) / TCP(sport=4000, dport=80, flags="S")
     error = bytes(ether(B) / ip(at.local, at.own) / refused / about)
