@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 SHOWN = ("entity:world-ipv4", "entity:world-ipv6", "entity:host", "entity:remote-node",
          "entity:kube-apiserver")  # fmt: skip
-"""Entities that have a row; of the others there is hardly ever one."""
+"""Entities that have a row; of the others there is hardly ever one. Where nodes have rows there is
+no other one, and entity:host stands for the node of pods of which none is known."""
 
 RUNS = 6
 """Runs of ports about which a cell says why; the others are named without."""
@@ -172,7 +173,7 @@ def matrix(engine: Engine, ports: Sequence[Atom] = (), *, outside: bool = True) 
     `ports` are the only ones that count if there are any; without `outside` there are pods only.
     """
     atoms = [one for one in cut_ports([engine], ports) if not ports or _within(one, ports)]
-    groups = [one for one in cut_ends([engine]) if _is_shown(one, outside)]
+    groups = [*_shown(cut_ends([engine]), outside)]
     place = {atom: at for at, atom in enumerate(atoms)}
     shape = (3, len(groups), len(groups), -(-len(atoms) // WORD))
     words: Bits = np.zeros(shape, np.uint64)
@@ -206,10 +207,17 @@ def _within(atom: Atom, ports: Sequence[Atom]) -> bool:
     )
 
 
-def _is_shown(group: Group, outside: bool) -> bool:
-    if group.kind == "pods":
-        return True
-    return outside and (group.net is not None or group.kind == "node" or group.name in SHOWN)
+def _shown(groups: Sequence[Group], outside: bool) -> Iterator[Group]:
+    """Yield the groups that have a row."""
+    shown = set(SHOWN)
+    if any(one.kind == "node" for one in groups):
+        shown.discard("entity:remote-node")
+        if all(one.node for one in groups if one.kind == "pods"):
+            shown.discard("entity:host")
+    for one in groups:
+        away = one.net is not None or one.kind == "node" or one.name in shown
+        if one.kind == "pods" or (outside and away):
+            yield one
 
 
 def _order(groups: Sequence[Group], passes: Bits) -> list[int]:
