@@ -23,6 +23,7 @@ for group in "$@"; do
       need tshark tshark
       need jq jq
       need podman podman
+      need containerd containerd
       need /usr/lib/cni/portmap containernetworking-plugins
       need iptables iptables
       need busybox busybox-static
