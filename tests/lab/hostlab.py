@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from fimbria.lab.client import Lab
 
 CONFIG = {"enable-host-firewall": "true"}
+SSH, WEB = 2222, 8080
+"""Ports of the nodes themselves."""
 PATH = "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies"
+
+ECHO = """---
+kind: Pod
+apiVersion: v1
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec:
+  nodeName: {node}
+  containers: [{{name: main, image: fimbria/echo, ports: [{{containerPort: 80}}]}}]
+"""
 
 SERVE = """
 import select, socket, sys, threading
@@ -130,6 +141,20 @@ def reaches(netns: str, address: str, port: int, patience: float = 1.0) -> bool:
         check=False,
     )  # fmt: skip
     assert done.returncode in (0, 3), f"{address} port {port}: {done.returncode}"
+    return done.returncode == 0
+
+
+def echoes(**nodes: str) -> str:
+    """Manifests of pods that answer at port 80, by name with their nodes; label app is the name."""
+    return "".join(ECHO.format(name=name, node=node) for name, node in nodes.items())
+
+
+def curl(netns: str, address: str) -> bool:
+    """Whether port 80 answers who asks from a namespace; silence is no, anything else an error."""
+    url = f"http://[{address}]/" if ":" in address else f"http://{address}/"
+    words = ["nsenter", f"--net={netns}", "curl", "-sf", "-m", "1", "-o", "/dev/null", url]
+    done = subprocess.run(words, check=False)
+    assert done.returncode in (0, 28), f"{url}: {done.returncode}"
     return done.returncode == 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import threading
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,10 @@ from fimbria.lab.spec import LabError
 from tests.lab.hostlab import (
     CONFIG,
     PATH,
+    SSH,
     Session,
+    curl,
+    echoes,
     found,
     label,
     listening,
@@ -35,15 +37,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
-SSH = 2222
-POD = """
-kind: Pod
-apiVersion: v1
-metadata: {name: a, labels: {app: a}}
-spec:
-  nodeName: node1
-  containers: [{name: main, image: fimbria/echo, ports: [{containerPort: 80}]}]
-"""
 NODES = ("node1", "node2")
 NEEDED = [{"fromEntities": ["remote-node", "kube-apiserver"]}]
 
@@ -251,7 +244,7 @@ def test_without_trial(lab: Lab, manifest: Callable[..., str]) -> None:
 
 def test_pods_policies_may_be_tried_too(make_lab: Callable[..., Lab], tmp_path: Path) -> None:
     """A trial is for policies of every kind."""
-    lab = make_lab(POD)
+    lab = make_lab(echoes(a="node1"))
     target = lab.pod("a")["addresses"][0]
     document = {
         "apiVersion": "networking.k8s.io/v1",
@@ -263,10 +256,7 @@ def test_pods_policies_may_be_tried_too(make_lab: Callable[..., Lab], tmp_path: 
     file.write_text(json.dumps(document))
 
     def open_() -> bool:
-        words = ["nsenter", f"--net={lab.node('node2')['netns']}", "curl", "-sf", "-m", "1"]
-        done = subprocess.run([*words, "-o", "/dev/null", f"http://{target}/"], check=False)
-        assert done.returncode in (0, 28)
-        return done.returncode == 0
+        return curl(lab.node("node2")["netns"], target)
 
     assert open_()
     lab.cli("policy", "apply", "--confirm", "4s", "-f", str(file), node="node1")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.lab.hostlab import (
     CONFIG,
+    SSH,
+    WEB,
     create,
+    curl,
+    echoes,
     found,
     label,
     listening,
@@ -27,21 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
-PODS = """
-kind: Pod
-apiVersion: v1
-metadata: {name: near, labels: {app: near}}
-spec:
-  nodeName: node1
-  containers: [{name: main, image: fimbria/echo, ports: [{containerPort: 80}]}]
----
-kind: Pod
-apiVersion: v1
-metadata: {name: far, labels: {app: far}}
-spec:
-  nodeName: node2
-  containers: [{name: main, image: fimbria/echo, ports: [{containerPort: 80}]}]
-"""
+PODS = echoes(near="node1", far="node2")
 NEEDED = [
     {
         "fromEntities": ["remote-node"],
@@ -56,7 +45,6 @@ NEEDED = [
         ],
     }
 ]
-SSH, WEB = 2222, 8080
 
 
 def to(port: int, **peers: Any) -> dict[str, Any]:
@@ -123,10 +111,8 @@ def test_ingress(guarded: Lab) -> None:
         )
         assert all(names == {"world"} for names in who(guarded, SSH).values())
         assert all(names == {"near", "far"} for names in who(guarded, WEB).values())
-        for target in guarded.pod("far")["addresses"]:
-            url = f"http://[{target}]/" if ":" in target else f"http://{target}/"
-            done = guarded.exec("near", ["curl", "-sf", "-m", "5", url])
-            assert done.returncode == 0, done.stderr
+        near = places(guarded)["near"]
+        assert all(curl(near, target) for target in guarded.pod("far")["addresses"])
         remove(guarded, "host")
         assert all(names == everyone for names in who(guarded, SSH).values())
 
@@ -136,16 +122,9 @@ def test_egress(guarded: Lab) -> None:
     node1 = guarded.node("node1")["netns"]
     near, far = (guarded.pod(pod)["addresses"] for pod in ("near", "far"))
 
-    def curl(address: str) -> bool:
-        url = f"http://[{address}]/" if ":" in address else f"http://{address}/"
-        words = ["nsenter", f"--net={node1}", "curl", "-sf", "-m", "1", "-o", "/dev/null", url]
-        done = subprocess.run(words, check=False)
-        assert done.returncode in (0, 28), done.returncode
-        return done.returncode == 0
-
     with listening(guarded, "node2", SSH, WEB):
         other = guarded.node("node2")["addresses"]
-        assert all(curl(address) for address in (*near, *far))
+        assert all(curl(node1, address) for address in (*near, *far))
         create(
             guarded,
             policy(
@@ -162,8 +141,8 @@ def test_egress(guarded: Lab) -> None:
         )
         assert all(reaches(node1, address, SSH) for address in other)
         assert not any(reaches(node1, address, WEB) for address in other)
-        assert all(curl(address) for address in far)
-        assert not any(curl(address) for address in near)
+        assert all(curl(node1, address) for address in far)
+        assert not any(curl(node1, address) for address in near)
 
 
 def test_what_a_node_needs(guarded: Lab) -> None:
