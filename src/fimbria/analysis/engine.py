@@ -26,6 +26,7 @@ import msgspec
 from fimbria.analysis.flows import Flow, FlowError, Place, Places, packet
 from fimbria.analysis.halves import Halves
 from fimbria.analysis.results import Because, Half, Outcome, Result, together
+from fimbria.analysis.world import View
 from fimbria.compile.ids import BUILT_IN, Ids, PolicyIds
 from fimbria.compile.node import Compiler
 from fimbria.datapath.abi import Direction, EndpointIds, Identity
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from fimbria.analysis.kernel import Kernel
     from fimbria.analysis.world import World
     from fimbria.compile.delta import Problem
-    from fimbria.model.policy import Policy
+    from fimbria.model.policy import Policy, PolicyKey
 
 JUDGES = ("maps", "model", "kernel", "all")
 
@@ -78,7 +79,7 @@ class Engine:
     `enable_policy` is "default", "always" or "never"; `cidr_match` any of "nodes", "pods"
     (policy-cidr-match-mode); `judge` one of JUDGES; with `host_firewall` nodes have policies too
     (enable-host-firewall). What a node sees in its own way (its own policy, and what its pods have
-    with it where rules name nodes by labels) is asked of an engine with that node's view (`node`),
+    with it where rules name nodes by labels) is asked of an engine with that node's `view`,
     which is compiled when it is first needed. Engines of different worlds are independent,
     and a rule has the same number in each as long as nothing else took it.
     """
@@ -91,7 +92,7 @@ class Engine:
         judge: str = "maps",
         *,
         host_firewall: bool = False,
-        node: str = "",
+        view: View | None = None,
     ) -> None:
         if judge not in JUDGES:
             raise ValueError(f"judge {judge!r} is none of {', '.join(JUDGES)}")
@@ -99,10 +100,10 @@ class Engine:
         self.mode = Mode(enable_policy)
         self.judge = judge
         self.ids = Ids(policies=PolicyIds(MANY_POLICIES))
-        self.node = node
+        self.node = node = "" if view is None else view.node
         self.host_firewall = host_firewall
         self.state = world.state(
-            self.mode, frozenset(cidr_match), node=node, host_firewall=host_firewall
+            self.mode, frozenset(cidr_match), view=view, host_firewall=host_firewall
         )
         self.compiler = Compiler(self.state, self.ids)
         self.compiler.update()
@@ -260,10 +261,29 @@ class Engine:
         found = self._views.get(node)
         if found is None:
             match, firewall = self.state.config.cidr_match, self.host_firewall
+            units = self._units_on.get(node, frozenset[int]())
+            selecting = self.compiler.policies.selecting
+            keys = {key for unit in units for key, _ in selecting(unit)} | self._about_nodes
+            view = View(node, units, frozenset(keys))
             found = self._views[node] = Engine(
-                self.world, self.mode, match, host_firewall=firewall, node=node
+                self.world, self.mode, match, host_firewall=firewall, view=view
             )
         return found
+
+    @cached_property
+    def _units_on(self) -> dict[str, frozenset[int]]:
+        """Units of the pods by node, if these see their node in its own way."""
+        found: dict[str, set[int]] = {}
+        for pod in self.world.pods.values() if self.world.node_labels else ():
+            found.setdefault(pod.node, set()).add(self.world.units[pod.unit])
+        return {node: frozenset(units) for node, units in found.items()}
+
+    @cached_property
+    def _about_nodes(self) -> frozenset[PolicyKey]:
+        """The policies about nodes."""
+        return frozenset(
+            policy.key for policy in self._policies if any(spec.host for spec in policy.specs)
+        )
 
     @property
     def names_nodes(self) -> bool:

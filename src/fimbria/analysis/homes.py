@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fimbria.analysis.bits import Judge, Sides
-from fimbria.datapath.abi import Identity
+from fimbria.datapath.abi import EndpointIds, Identity
 from fimbria.datapath.lookup import endpoint_policy
 
 if TYPE_CHECKING:
@@ -46,41 +46,48 @@ def peers_of(engine: Engine, groups: Sequence[Group], known: Sequence[Peer] = ()
     ]
 
 
-class Home:
-    """A node among groups, at place `at`, with the pods that run on it.
+class Guests:
+    """Pods that run on the node at place `at` among groups, and what their policies say of it.
 
-    `engine` sees as nobody does in particular, and so do `common` and what groups are to it.
+    `engine` sees as nobody does in particular.
     """
 
-    def __init__(
-        self, engine: Engine, groups: Sequence[Group], at: int, here: Flags, common: Sequence[Peer]
-    ) -> None:
-        self._at, self._guests = at, np.flatnonzero(here)
-        node = groups[at].node
-        view = engine.views().get(node, engine)
-        own = view.place(groups[at].name)
-        units = [groups[guest].unit for guest in self._guests.tolist()]
+    def __init__(self, engine: Engine, groups: Sequence[Group], at: int, here: Flags) -> None:
+        self._at, self._places = at, np.flatnonzero(here)
+        node = groups[at]
+        view = engine.view(node.node) if engine.world.node_labels else engine
+        units = [groups[place].unit for place in self._places.tolist()]
         heads = [endpoint_policy(view.maps, unit) for unit in units]
-        peers: list[Peer] = [(int(Identity.HOST), own.cidr)]
-        self._policed = own.unit != 0
-        if self._policed:
-            heads.append(endpoint_policy(view.maps, own.unit))
-            peers += peers_of(view, groups, common)
-        self.judge = Judge(view, heads, peers)
-        self._rows, self._columns = self.judge.rows(heads), self.judge.columns(peers)
+        peer = int(Identity.HOST), view.place(node.name).cidr
+        self.judge = Judge(view, heads, [peer])
+        self._rows = self.judge.rows(heads)
 
     def put(self, egress: Bits, ingress: Bits, said: Sides, start: int) -> None:
         """Put what the judge said into verdicts by pair, whose sources begin at `start`."""
-        at, count = self._at, len(egress)
-        host = self._columns[0]
-        rows = self._rows[: len(self._guests)]
-        here = (self._guests >= start) & (self._guests < start + count)
-        egress[self._guests[here] - start, at] = said.out[rows[here], host]
-        is_source = start <= at < start + count
-        if is_source:
-            ingress[at - start, self._guests] = said.into[rows, host]
-        if self._policed:
-            own, columns = self._rows[-1], self._columns[1:]
-            ingress[:, at] = said.into[own, columns[start : start + count]]
-            if is_source:
-                egress[at - start] = said.out[own, columns]
+        here = (self._places >= start) & (self._places < start + len(egress))
+        egress[self._places[here] - start, self._at] = said.out[self._rows[here], 0]
+        if start <= self._at < start + len(egress):
+            ingress[self._at - start, self._places] = said.into[self._rows, 0]
+
+
+class Own:
+    """The node at place `at` among groups, and what its own policy says of them all.
+
+    `common` is what groups are to `engine`, which sees as nobody does in particular.
+    """
+
+    def __init__(
+        self, engine: Engine, groups: Sequence[Group], at: int, common: Sequence[Peer]
+    ) -> None:
+        self._at = at
+        view = engine.view(groups[at].node)
+        head = endpoint_policy(view.maps, EndpointIds.HOST)
+        peers = peers_of(view, groups, common)
+        self.judge = Judge(view, [head], peers)
+        self._columns = self.judge.columns(peers)
+
+    def put(self, egress: Bits, ingress: Bits, said: Sides, start: int) -> None:
+        """Put what the judge said into verdicts by pair, whose sources begin at `start`."""
+        ingress[:, self._at] = said.into[0, self._columns[start : start + len(egress)]]
+        if start <= self._at < start + len(egress):
+            egress[self._at - start] = said.out[0, self._columns]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fimbria.analysis.bits import WORD, Judge, Sides
-from fimbria.analysis.homes import Home, guests, peers_of
+from fimbria.analysis.homes import Guests, Own, guests, peers_of
 from fimbria.datapath.lookup import endpoint_policy
 from fimbria.model.policy import Protocol
 
@@ -54,11 +54,12 @@ class Reach:
         heads = [endpoint_policy(engine.maps, unit) if unit else 0 for unit in pods]
         self._judge = Judge(engine, heads, peers)
         self._row, self._column = self._judge.rows(heads), self._judge.columns(peers)
-        self._homes = [
-            Home(engine, groups, at, here, peers)
-            for at, here in guests(groups).items()
-            if engine.host_firewall or here.any()
+        nodes = guests(groups)
+        self._homes: list[Guests | Own] = [
+            Guests(engine, groups, at, here) for at, here in nodes.items() if here.any()
         ]
+        if engine.host_firewall:
+            self._homes += [Own(engine, groups, at, peers) for at in nodes]
         self._policed = np.array([group.unit != 0 for group in groups])
         self._family = np.array([group.family for group in groups])
         self._node = np.array([group.node for group in groups])
@@ -100,7 +101,7 @@ class Reach:
         for row, group in enumerate(self.groups[sources]):
             if len(group.members) < 2:
                 seen[row, sources.start + row] = False
-        if self._homes:
+        if self._is_node.any():
             self._without_loops(seen, sources)
         four, six = (_without(atoms, p) for p in (Protocol.ICMPV6, Protocol.ICMP))
         family = np.maximum(one, self._family)

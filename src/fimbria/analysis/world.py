@@ -96,6 +96,18 @@ class Pod:
 
 
 @dataclass(frozen=True)
+class View:
+    """What of a world is judged as a node sees it.
+
+    These are the node itself, `units` of its pods, and what `policies` say that select any of them.
+    """
+
+    node: str
+    units: frozenset[int] = frozenset()
+    policies: frozenset[PolicyKey] = frozenset()
+
+
+@dataclass(frozen=True)
 class World:
     """Everything that manifests said. Mappings are not to be changed.
 
@@ -163,14 +175,14 @@ class World:
         cidr_match: frozenset[str] = frozenset(),
         *,
         policy_map_max: int = 16384,
-        node: str = "",
+        view: View | None = None,
         host_firewall: bool = False,
     ) -> ClusterState:
         """Return the compiler's input: one local endpoint for each of `units`.
 
-        Both families are on, so that 0.0.0.0/0 and ::/0 are different identities. `node` is whose
-        view it is, "" nobody's: a node has the units of its own pods only, and with `host_firewall`
-        is an endpoint too.
+        Both families are on, so that 0.0.0.0/0 and ::/0 are different identities. With `view` it is
+        a node's, which has the units and policies that are named there, and with `host_firewall` is
+        an endpoint too.
         """
         config = NodeConfig(
             ipv6=True,
@@ -179,19 +191,18 @@ class World:
             kube_apiserver=self.api_servers,
             policy_map_max=policy_map_max,
             node_labels=self.node_labels,
-            host_firewall=host_firewall and bool(node),
+            host_firewall=host_firewall and view is not None,
         )
-        state = ClusterState(node or SELF, config)
+        state = ClusterState(SELF if view is None else view.node, config)
         for number, labels in self.identities.items():
             if number not in RESERVED:
                 state.identities.put(number, labels)
-        here = {pod.unit for pod in self.pods.values() if pod.node == node} if node else self.units
         for unit, number in self.units.items():
-            if unit in here:
+            if view is None or number in view.units:
                 pod = LocalEndpoint(number, 0, b"", b"", None, None, unit.identity, unit.named)
                 state.local.put(number, pod)
         for pod in self.pods.values():
-            if pod.named and pod.unit not in here:  # rules may name its ports
+            if view is not None and pod.named:  # rules may name its ports, wherever it runs
                 ip = pod.addresses[0]
                 state.remote.put(ip, RemoteEndpoint(ip, pod.identity, b"", pod.named))
         for name, row in self.nodes.items():
@@ -201,7 +212,8 @@ class World:
         for key, service in self.services.items():
             state.services.put(key, service)
         for key, policy in self.policies.items():
-            state.policies.put(key, policy)
+            if view is None or key in view.policies:
+                state.policies.put(key, policy)
         return state
 
 
