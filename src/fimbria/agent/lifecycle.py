@@ -206,22 +206,23 @@ class Lifecycle:
             self._node.ipam.release(address)
 
     async def remove(self, container_id: str, ifname: str) -> None:
-        """Disconnect a container's interface, all of them if `ifname` is ""; none is no error."""
-        found = False
-        for file in [endpoint.file for endpoint in self._endpoints]:
-            if file.container_id != container_id or ifname not in ("", file.container_ifname):
-                continue
-            found = True
-            key = (file.container_id, file.container_ifname)
+        """Disconnect a container's interface, all of them if `ifname` is ""; none is no error.
+
+        A runtime that gave ADD up calls DEL while we may still be at it: the end waits for it.
+        """
+        keys = {(container_id, ifname)}
+        if not ifname:
+            ours = ((e.file.container_id, e.file.container_ifname) for e in self._endpoints)
+            keys = {key for key in (*self._locks, *ours) if key[0] == container_id}
+        for key in keys:
             lock = self._locks.setdefault(key, asyncio.Lock())
             async with lock:
                 endpoint = self._endpoints.of_container(*key)
                 if endpoint is not None:
                     await self._remove(endpoint)
-        if not found and ifname and self._node.ready:
-            # An ADD that the agent did not live to finish leaves its device behind.
-            name = wiring.host_name(container_id, ifname)
-            await asyncio.to_thread(self._node.remove_pod, name)
+                elif self._node.ready:
+                    # An ADD that the agent did not live to finish leaves its device behind.
+                    await asyncio.to_thread(self._node.remove_pod, wiring.host_name(*key))
 
     async def _remove(self, endpoint: Endpoint) -> None:
         file = endpoint.file
