@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from fimbria.analysis import Engine, Flow, FlowError
 from fimbria.analysis.additions import Addition, NoAddition, smallest
 from fimbria.analysis.coverage import Deciders
+from fimbria.datapath.abi import Direction
 from tests.property.strategies import PORTS
 from tests.unit.analysis.test_analysis_judges import ENTITIES, OUTSIDE, Case, cases
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from fimbria.analysis.additions import Edit
     from fimbria.analysis.flows import Place
@@ -78,11 +79,12 @@ def blamed(deciders: Deciders, engine: Engine, edit: Edit, flow: Flow) -> bool:
     )
 
 
-def alike(engine: Engine, one: Flow, other: Flow, *, about_nodes: bool) -> bool:
+def alike(engine: Engine, one: Flow, other: Flow, edits: Iterable[Edit]) -> bool:
     """Whether two flows have the same kinds of ends, and the same port.
 
-    `about_nodes`: they are nodes of the same labels where they are nodes.
+    Where edits are about nodes they are the same node, or one of the same labels.
     """
+    ways = {edit.scope.direction for edit in edits if edit.scope.host}
 
     by_entity = any(name.startswith("entity:") for name in (other.source, other.destination))
 
@@ -104,8 +106,9 @@ def alike(engine: Engine, one: Flow, other: Flow, *, about_nodes: bool) -> bool:
         return kind(engine.seen(target, source)[2]), kind(engine.seen(source, target)[2])
 
     def subjects(flow: Flow) -> list[str]:
-        places = (engine.place(flow.source), engine.place(flow.destination))
-        return [roles(place) if place.is_node and about_nodes else "" for place in places]
+        ends = (Direction.EGRESS, flow.source), (Direction.INGRESS, flow.destination)
+        places = [engine.place(name) for way, name in ends if way in ways]
+        return [roles(place) if place.is_node else "" for place in places]
 
     ports = [(flow.protocol.upper(), flow.port) for flow in (one, other)]
     return ends(one) == ends(other) and ports[0] == ports[1] and subjects(one) == subjects(other)
@@ -150,9 +153,7 @@ def check(engine: Engine, flow: Flow, found: Addition, dice: Random) -> None:
         if said[0] != said[1]:
             assert (
                 service
-                or alike(
-                    engine, one, flow, about_nodes=any(edit.scope.host for edit in found.edits)
-                )
+                or alike(engine, one, flow, found.edits)
                 or any(blamed(deciders, engine, edit, one) for edit in removed)
             ), (one, said, [e.text for e in found.edits], flow)
 
