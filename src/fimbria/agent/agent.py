@@ -90,7 +90,7 @@ class Agent:
         )
         self.trials = Trials(self.cluster, self.applier, client, clock, self._state_dir)
         self.policy = PolicyView(self.cluster, self.applier, self.endpoints)
-        self.collector = Collector(self.node, config.conntrack_gc_interval)
+        self.collector = Collector(self.node, config.conntrack_gc_interval, self.endpoints.numbers)
         self.pressure = pressure.Pressure(
             lambda: pressure.measure(self.node, self.applier, self.collector, self.endpoints),
             self.applier.waiting,
@@ -191,6 +191,7 @@ class Agent:
             controller.interval = interval
 
         collector.trigger, collector.pace = controller.trigger, pace
+        collector.soon()
 
     async def close(self) -> None:
         """Give back what a process holds; what is pinned and wired goes on."""
@@ -310,7 +311,7 @@ class Agent:
             self.publisher.mark((endpoint.file.namespace, endpoint.file.pod))
 
     def _endpoint_gone(self, file: EndpointFile) -> None:
-        self.collector.forget(file)
+        self.collector.soon()
         if file.pod:
             self.publisher.mark((file.namespace, file.pod))
 

@@ -2,7 +2,8 @@
 
 An expired entry counts as absent already, so collecting is about room, not about meaning. The whole
 table is read as one array; each victim is looked at once more before it is deleted, since the
-datapath may have taken it into use meanwhile.
+datapath may have taken it into use meanwhile. A pod that is gone is an endpoint id that nobody has,
+so it does not matter who saw it go: an agent that died over it may have told nobody.
 
 The interval follows the churn (reference: datapath §2): more than a quarter deleted shortens it, by
 that share, less than a twentieth lengthens it by half; between 10 s and 12 h, 5 min at first.
@@ -14,10 +15,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from fimbria.datapath.abi import DTYPES
+from fimbria.datapath.abi import DTYPES, EndpointIds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection
 
     import numpy as np
     from numpy.typing import NDArray
@@ -70,8 +71,14 @@ def expired(value: bytes, jiffies: int) -> bool:
     return left >= 0x80000000
 
 
-def collect(table: BpfMap, jiffies: Callable[[], int], gone: Collection[bytes] = ()) -> Collected:
-    """Delete expired entries and those with an end in `gone` (16-byte addresses, v4-mapped)."""
+def collect(
+    table: BpfMap, jiffies: Callable[[], int], known: Callable[[], Collection[int]]
+) -> Collected:
+    """Delete expired entries, and those of endpoints of this node that are not `known`.
+
+    `known` gives the ids of the node's pods; it is asked after the table has been read, so that
+    connections of a pod that comes meanwhile are not taken for those of one that went.
+    """
     import numpy as np
 
     keys, values, count = table.dump()
@@ -89,9 +96,9 @@ def collect(table: BpfMap, jiffies: Callable[[], int], gone: Collection[bytes] =
         value = table.get(key)
         if value is not None and expired(value, jiffies()):
             deleted += table.delete(key)
-    if gone:
-        deleted += table.delete_many(_of_addresses(key_rows[~over], gone))
-    return Collected(count, deleted, _users(entries[~over]))
+    orphaned = ~over & _orphaned(entries, known())
+    deleted += table.delete_many(row.tobytes() for row in key_rows[orphaned])
+    return Collected(count, deleted, _users(entries[~over & ~orphaned]))
 
 
 def _users(entries: NDArray[np.void]) -> Counter[int]:
@@ -106,15 +113,12 @@ def _users(entries: NDArray[np.void]) -> Counter[int]:
     return found
 
 
-def _of_addresses(rows: NDArray[np.uint8], gone: Iterable[bytes]) -> list[bytes]:
-    """Return the keys with one of these addresses at either end."""
+def _orphaned(entries: NDArray[np.void], known: Collection[int]) -> NDArray[np.bool_]:
+    """Return which entries have an end on this node that is no pod and not the node."""
     import numpy as np
 
-    if not len(rows):
-        return []
-    wanted = np.frombuffer(b"".join(gone), "S16")
-    # A void view would compare bytes too, but isin wants an orderable type; S16 drops trailing
-    # zeros on both sides alike, and no address ends differ only in those.
-    sides = [np.ascontiguousarray(rows[:, at : at + 16]).view("S16").ravel() for at in (0, 16)]
-    hit = np.isin(sides[0], wanted) | np.isin(sides[1], wanted)
-    return [row.tobytes() for row in rows[hit]]
+    ids = np.fromiter((0, EndpointIds.HOST, *known), np.uint16)
+    found: NDArray[np.bool_] = ~(
+        np.isin(entries["src_lxc"], ids) & np.isin(entries["dst_lxc"], ids)
+    )
+    return found

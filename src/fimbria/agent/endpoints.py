@@ -128,6 +128,10 @@ class Endpoints:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def numbers(self) -> frozenset[int]:
+        """Return the ids of all endpoints, as of now; any thread may ask."""
+        return frozenset(self._by_id)
+
     def reserve_id(self) -> int:
         """Return an id that is not in use, the one least recently given out; NoEndpointId."""
         for step in range(LAST_ID):

@@ -8,7 +8,7 @@ import pytest
 
 from fimbria.agent import ctgc
 from fimbria.agent.ctgc import Collected, next_interval
-from fimbria.datapath.abi import CtEntry, CtKey
+from fimbria.datapath.abi import CtEntry, CtKey, EndpointIds
 from fimbria.kernel.maps import BpfMap
 from fimbria.kernel.syscall import MapType
 
@@ -37,12 +37,31 @@ def test_only_what_is_over_goes() -> None:
         table.put(key(1, 2), entry(500))
         table.put(key(1, 3), entry(-1))
         table.put(key(2, 4), entry(-900_000))
-        table.put(key(1, 9), entry(500))
-        table.put(key(9, 2, 7), entry(500))
-        found = ctgc.collect(table, lambda: NOW, [addr(9)])
-        assert found == Collected(5, 4)
-        assert list(table.items()) == [key(1, 2)]
-        assert ctgc.collect(table, lambda: NOW) == Collected(1, 0)
+        table.put(key(1, 9), entry(500, receiver=9))
+        table.put(key(9, 2, 7), entry(500, opener=9, receiver=2))
+        table.put(key(3, 2), entry(500, opener=EndpointIds.HOST, receiver=2))
+        found = ctgc.collect(table, lambda: NOW, lambda: {2})
+        assert found == Collected(6, 4, Counter({2: 1, 4096: 1}))
+        assert set(table.items()) == {key(1, 2), key(3, 2)}
+        assert ctgc.collect(table, lambda: NOW, lambda: {2}).deleted == 0
+
+
+@pytest.mark.root
+def test_a_pod_that_comes_meanwhile_keeps_its_connections() -> None:
+    """Who is there is asked after the table has been read."""
+    with BpfMap.create(
+        MapType.LRU_HASH, key_size=CtKey.SIZE, value_size=CtEntry.SIZE, max_entries=1024, name="ct"
+    ) as table:
+        asked: list[int] = []
+
+        def known() -> list[int]:
+            table.put(key(5, 6), entry(500, opener=5))
+            return asked
+
+        table.put(key(1, 2), entry(500, opener=1))
+        asked.append(1)
+        assert ctgc.collect(table, lambda: NOW, known).deleted == 0
+        assert set(table.items()) == {key(1, 2), key(5, 6)}
 
 
 @pytest.mark.root
@@ -55,7 +74,8 @@ def test_who_uses_the_table() -> None:
             table.put(key(1, 2, port), entry(500, opener=7))
         table.put(key(1, 3), entry(500, opener=7, receiver=8))
         table.put(key(1, 4), entry(-1, opener=9))
-        assert ctgc.collect(table, lambda: NOW) == Collected(12, 1, Counter({7: 11, 8: 1}))
+        found = ctgc.collect(table, lambda: NOW, lambda: {7, 8, 9})
+        assert found == Collected(12, 1, Counter({7: 11, 8: 1}))
 
 
 def test_expiry_is_compared_by_signed_difference() -> None:

@@ -138,6 +138,11 @@ class Dying(Faults):
         if word == "ADD":
             self.addresses["three"] = answer["ips"][0]["address"].split("/")[0]
 
+    def connect(self) -> None:
+        """Bring pod three to the node, and a connection to it."""
+        self.ask_for("ADD")
+        assert self.reaches("one", "three")
+
     def dies(self, moment: Moment, word: str) -> None:
         """Have the agent die at a moment of a CNI command for pod three; then the next starts."""
         self.arm(moment._asdict())
@@ -216,7 +221,7 @@ def test_killed_in_a_del(world: Dying) -> None:
     assert len(moments) > 30, moments
     for moment, retry in each(moments, "DEL", "queue"):
         with named(moment):
-            world.ask_for("ADD")
+            world.connect()
             if retry == "DEL":
                 world.dies(moment, "DEL")
                 world.ask_for("DEL")
@@ -238,7 +243,7 @@ def test_killed_in_the_replay_of_a_del(world: Dying) -> None:
     usual = set(world.moments())
 
     def queued(orders: dict[str, Any]) -> None:
-        world.ask_for("ADD")
+        world.connect()
         world.kill()
         world.plugin("DEL")
         world.arm(orders)

@@ -59,6 +59,8 @@ def ports(state: ClusterState) -> HostPorts:
 def test_what_allows_all_of_them_is_taken_up(ports: HostPorts) -> None:
     """Every port of the list open to whom it is for: no reason against it."""
     assert ports.guard(policy(ingress=[NODES, API], egress=OUT)) == ""
+    world = allow("ingress", "world", "10250/TCP")
+    assert ports.guard(policy(ingress=[NODES, world])) == "", "the API server is part of the world"
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,10 @@ def test_what_allows_all_of_them_is_taken_up(ports: HostPorts) -> None:
                 "ingressDeny": [allow("ingress", "kube-apiserver", "10250/TCP")],
             },
             "CiliumClusterwideNetworkPolicy host spec.ingressDeny[0]",
+        ),
+        (
+            {"ingress": [NODES, API], "ingressDeny": [{"fromCIDR": ["172.18.0.8/29"]}]},
+            "the kubelet's port (ingress TCP 10250) from kube-apiserver 172.18.0.9",
         ),
         (
             {

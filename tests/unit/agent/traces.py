@@ -16,7 +16,7 @@ import msgspec
 from fimbria.agent.statefiles import endpoints, mac_bytes
 from fimbria.compile.delta import DEVICES, IPCACHE, LXC, MAPS, NODES, POLICY_REF, Desired
 from fimbria.compile.ids import POLICY_FIRST, PolicyMap
-from fimbria.datapath.abi import DeviceInfo, EndpointInfo, EndpointKey, PolicyRef
+from fimbria.datapath.abi import CtEntry, DeviceInfo, EndpointInfo, EndpointKey, PolicyRef
 from fimbria.kernel.maps import BpfMap
 from fimbria.kernel.netlink import Net
 from fimbria.kernel.netns import open_netns
@@ -79,6 +79,7 @@ def traces(world: Faults) -> dict[str, Any]:
     state, queue = world.dir / "state", world.dir / "deleteQueue"
     return found | {
         "maps": canonical(maps),
+        "connections": orphaned(world),
         "policies": len(maps.policies),
         "pins": sorted(str(path.relative_to(pins)) for path in pins.rglob("*")),
         "files": {
@@ -91,6 +92,17 @@ def traces(world: Faults) -> dict[str, Any]:
         "endpoints": [one["container-id"] for one in world.ask("GET", "/v1/endpoint")[1]],
         "in use": world.line("IPAM")["text"],
     }
+
+
+def orphaned(world: Faults) -> set[int]:
+    """Endpoints that are no more, and that conntrack has connections of."""
+    pins = Path(f"/proc/{world.node.pid}/root{world.dir}/bpf/tc/globals")
+    found: set[int] = set()
+    for name in ("cilium_ct", "cilium_ct_new"):
+        with BpfMap.open(pins / name) as table:
+            for row in map(CtEntry.unpack, table.items().values()):
+                found |= {row.src_lxc, row.dst_lxc}
+    return found - {0} - {one["id"] for one in world.ask("GET", "/v1/endpoint")[1]}
 
 
 def normal(world: Faults, name: str) -> dict[str, Any]:
