@@ -156,3 +156,48 @@ def test_what_is_foretold_happens(make_lab: Callable[..., Lab], tmp_path: Path) 
     assert document["denied"] == 0
     assert document["allowed"] == 16
     assert document["recordedOtherwise"] == 8
+
+
+NODES = """
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: friends-only}
+spec:
+  nodeSelector: {matchLabels: {role: server}}
+  ingress:
+    - fromNodes: [{matchLabels: {role: client}}]
+    - fromEntities: [kube-apiserver]
+    - fromEndpoints: [{matchLabels: {app: friend}}]
+      toPorts: [{ports: [{port: "8080", protocol: TCP}]}]
+"""
+
+
+def test_a_node_is_judged_with_its_own_settings(
+    make_lab: Callable[..., Lab], tmp_path: Path
+) -> None:
+    """A policy about nodes would deny what was seen to come to the node from others than these."""
+    config = {"enable-host-firewall": "true", "enable-node-selector-labels": "true"}
+    lab = make_lab(PODS, config=config)
+    for number, role in ((1, "client"), (2, "server")):
+        lab.kubectl("label", "node", f"node{number}", f"role={role}")
+    address = lab.node("node2")["addresses"][0]
+
+    def connect(pod: str, port: int) -> None:
+        done = lab.exec(pod, ["python3", "-c", CONNECT, address, str(port), "TCP"])
+        assert done.returncode == 0, done.stderr
+
+    for port in (8080, 8081):
+        connect("friend", port)
+        connect("stranger", port)
+    netns = lab.node("node1")["netns"]
+    words = ["nsenter", f"--net={netns}", sys.executable, "-c", CONNECT, address, "8080", "TCP"]
+    subprocess.run(words, check=True)
+    change = tmp_path / "change.yaml"
+    change.write_text(NODES)
+
+    def denied() -> set[tuple[str, int]]:
+        found = whatif(lab, "-f", str(change))[1]["groups"]
+        return {(name, group["port"]) for group in found for name in group["sources"]}
+
+    wanted = {("default/friend", 8081), ("default/stranger", 8080), ("default/stranger", 8081)}
+    until(lambda: denied() == wanted, "what is foretold is what comes from others")
