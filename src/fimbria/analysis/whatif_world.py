@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fimbria.analysis.flows import Flow
 from fimbria.analysis.world import Pod, World
 from fimbria.compile.state import Node
-from fimbria.model.identity import RESERVED
+from fimbria.model.identity import API_SERVER, RESERVED
 from fimbria.model.labels import NAMESPACE
 from fimbria.model.peers import CidrGroups, Services
 from fimbria.model.policy import AUDIT_ANNOTATION, PolicyKey, Protocol
@@ -159,8 +159,10 @@ class Cast:
                  if label.startswith(f"k8s:{NAMESPACE}=")]  # fmt: skip
         if where:
             return self._pod(one, where[0])
-        if one.address in self._nodes:
-            if "reserved:kube-apiserver" in one.labels:
+        server = API_SERVER in one.labels
+        world = any(label.startswith("reserved:world") for label in one.labels)
+        if one.address in self._nodes or (server and world):
+            if server:
                 self._api_servers.add(ip_address(one.address).packed)
             return one.address
         for name in _ENTITIES:

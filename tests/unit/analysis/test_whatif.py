@@ -108,6 +108,26 @@ def test_the_change_is_told_in_groups() -> None:
     assert summary(found) == "4 of 9 connections would be denied."
 
 
+@pytest.mark.parametrize(
+    ("ingress", "deny", "denied"),
+    [
+        ({"fromEntities": ["kube-apiserver"]}, "198.51.100.0/24", {"192.0.2.8"}),
+        ({"fromEntities": ["world"]}, "198.51.100.0/24", set[str]()),
+        ({"fromEntities": ["kube-apiserver"]}, "192.0.2.9/32", {"192.0.2.8", "192.0.2.9"}),
+        ({"fromEntities": ["remote-node"]}, "198.51.100.0/24", {"192.0.2.8", "192.0.2.9"}),
+    ],
+)
+def test_an_api_server_outside_the_cluster(ingress: Document, deny: str, denied: set[str]) -> None:
+    """It is known by its labels, and is part of the world."""
+    server = ["cidr:192.0.2.9/32", "reserved:kube-apiserver", "reserved:world"]
+    events = [event("192.0.2.9", 9, 443, src_labels=server), event("192.0.2.8", 9, 443)]
+    selector = {"endpointSelector": {"matchLabels": {"app": "server"}}}
+    spec = {**selector, "ingress": [ingress], "ingressDeny": [{"fromCIDR": [deny]}]}
+    change = from_documents([POLICY | {"spec": spec}])
+    found = whatif(from_documents([]), change, [], list(recorded(*events).seen.values()))
+    assert {name for one in found.groups for name in one.sources} == denied
+
+
 def test_deleting() -> None:
     """A policy that goes lets through what it denied."""
     world = from_documents([POLICY])
