@@ -279,8 +279,7 @@ class Places:
             return self._node(name, self._world.node_of[ip], ip)
         family = 4 if len(ip) == 4 else 6
         end = self._ends.end(ip)
-        if end.identity != Identity.KUBE_APISERVER:
-            end = replace(end, identity=self._ipcache.find(ip) or end.identity)
+        end = replace(end, identity=self._ipcache.find(ip) or end.identity)
         return Place(name, end, end, family=family)
 
     def _cidr(self, ip: bytes) -> tuple[Prefix | None, int]:
