@@ -89,6 +89,8 @@ class Group:
     def __str__(self) -> str:
         if self.net is not None:
             return str(self.net)
+        if self.kind == "node" and not self.name.startswith("node:"):
+            return f"node:{self.node} ({self.name})"
         if len(self.members) > 1:
             return f"{self.name} (+{len(self.members) - 1})"
         return self.name

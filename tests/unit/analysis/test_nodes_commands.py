@@ -254,8 +254,8 @@ def test_nodes_without_addresses_and_with_many() -> None:
     policy = clusterwide("p", spec)
     engine = Engine(from_documents([*nodes, policy]), host_firewall=True)
     ends = [end for end in cut_ends([engine]) if end.kind == "node"]
-    assert [(end.name, end.family) for end in ends] == [
-        ("node:bare", 0), ("node:n", 4), ("fd77::3", 6),
+    assert [(str(end), end.name, end.family) for end in ends] == [
+        ("node:bare", "node:bare", 0), ("node:n", "node:n", 4), ("node:n (fd77::3)", "fd77::3", 6),
     ]  # fmt: skip
     verdicts = [engine.eval(Flow(source, "node:bare", "TCP", 22)).allowed
                 for source in ("192.0.2.1", "2001:db8::1", "node:n")]  # fmt: skip
