@@ -39,13 +39,15 @@ class Content:
         return {key: self.policy.entries[key] for key in keys}
 
     def fits(self, changes: Changes) -> bool:
-        """Return whether struct policy_info and the room stay as they are with these changes."""
+        """Return whether struct policy_info and the room stay as they are with these changes.
+
+        What comes needs room beside what goes, because it is added first.
+        """
         self._index()
         coming = [key for key, value in changes.items() if value is not None]
         going = Counter(key[SHAPE] for key, value in changes.items() if value is None)
-        size = len(self.policy.entries) + len(coming) - going.total()
         return (
-            size <= self.policy.room
+            len(self.policy.entries) + len(coming) <= self.policy.room
             and all(key[SHAPE] in self._shapes for key in coming)
             and all(self._shapes[shape] > count for shape, count in going.items())
         )

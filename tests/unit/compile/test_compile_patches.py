@@ -226,6 +226,19 @@ def test_a_full_map_is_replaced_by_a_larger_one() -> None:
     assert created == [SPARE // 2], "two entries each"
 
 
+def test_who_comes_needs_room_beside_who_goes() -> None:
+    """Entries are added before others are removed: a map that is full is replaced."""
+    node = Node(policy("p", "tier=new"))
+    for number in range(SPARE // 2):
+        assert node.come(500 + number, "tier=new").patched
+    held = node.compiler.desired().policies[node.ref().policy_id]
+    assert len(held.entries) + 2 > held.room
+    node.state.identities.delete(500)
+    swapped = node.come(600, "tier=new")
+    assert not swapped.patched
+    assert len(swapped.created) == 1
+
+
 def test_the_limit_of_a_map_holds_for_patches() -> None:
     """What no map may have is refused as ever; nothing changes in the map until all of it fits."""
     node = Node(policy("p", "tier=new"), policy_map_max=5)
