@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
     from tests.property.manifests import Document
 
 Change = Callable[[ClusterState], None]
-quick = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(
+    max_examples=max(25, int(os.environ.get("FIMBRIA_CASES", "5000")) // 500),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 def node(number: int, cidr: int, *, router: bool = True) -> Node:
