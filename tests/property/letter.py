@@ -84,13 +84,14 @@ def _in_block(block: Document, whom: Somebody) -> bool:
 
 def network_allows(policies: list[Document], flow: Flow) -> bool:
     """Whether NetworkPolicies let a flow pass, at both ends."""
-    return all(_network_end(policies, flow, way) for way in ("Ingress", "Egress"))
+    return all(_network_end(policies, flow, way) is not False for way in ("Ingress", "Egress"))
 
 
-def _network_end(policies: list[Document], flow: Flow, way: str) -> bool:
+def _network_end(policies: list[Document], flow: Flow, way: str) -> bool | None:
+    """None if no policy isolates that end."""
     own, peer = (flow.target, flow.source) if way == "Ingress" else (flow.source, flow.target)
     if own.kind:
-        return True
+        return None
     isolated = False
     for policy in policies:
         namespace, spec = policy["metadata"]["namespace"], policy["spec"]
@@ -106,7 +107,7 @@ def _network_end(policies: list[Document], flow: Flow, way: str) -> bool:
                 not ports or any(_network_port(one, flow) for one in ports)
             ):
                 return True
-    return not isolated
+    return False if isolated else None
 
 
 def _network_peer(item: Document, namespace: str, whom: Somebody) -> bool:
@@ -127,6 +128,64 @@ def _network_port(item: Document, flow: Flow) -> bool:
     if isinstance(port, str):
         return (port, flow.protocol, flow.port) in flow.target.ports
     return port <= flow.port <= (item.get("endPort") or port)
+
+
+# -- ClusterNetworkPolicy around NetworkPolicy
+
+
+def tiers_allow(policies: list[Document], flow: Flow) -> bool:
+    """Whether ClusterNetworkPolicies and NetworkPolicies let a flow pass, at both ends."""
+    cluster = [one for one in policies if one["kind"] == "ClusterNetworkPolicy"]
+    network = [one for one in policies if one["kind"] == "NetworkPolicy"]
+    for way in ("Ingress", "Egress"):
+        said = [_tier(cluster, "Admin", flow, way), _network_end(network, flow, way),
+                _tier(cluster, "Baseline", flow, way)]  # fmt: skip
+        if next((one for one in said if one is not None), True) is False:
+            return False
+    return True
+
+
+def _tier(policies: list[Document], tier: str, flow: Flow, way: str) -> bool | None:
+    """None if the tier leaves it to the next: the first rule that matches passes, or none does."""
+    own, peer = (flow.target, flow.source) if way == "Ingress" else (flow.source, flow.target)
+    asked = [one for one in policies if one["spec"]["tier"] == tier]
+    for policy in sorted(asked, key=lambda one: (one["spec"]["priority"], one["metadata"]["name"])):
+        if not _cluster_peer(policy["spec"]["subject"], own):
+            continue
+        for rule in policy["spec"].get(way.lower()) or []:
+            ports = rule.get("protocols")
+            peers = rule["from" if way == "Ingress" else "to"]
+            if any(_cluster_peer(one, peer) for one in peers) and (
+                ports is None or any(_cluster_port(one, flow) for one in ports)
+            ):
+                return {"Accept": True, "Deny": False, "Pass": None}[rule["action"]]
+    return None
+
+
+def _cluster_peer(item: Document, whom: Somebody) -> bool:
+    if "networks" in item:
+        return any(_in_block({"cidr": one}, whom) for one in item["networks"])
+    if whom.kind:
+        return False
+    if "namespaces" in item:
+        return _selects(item["namespaces"], whom.where)
+    pods = item["pods"]
+    return _selects(pods["podSelector"], whom.labels) and _selects(
+        pods.get("namespaceSelector") or {}, whom.where
+    )
+
+
+def _cluster_port(item: Document, flow: Flow) -> bool:
+    if "destinationNamedPort" in item:
+        return (item["destinationNamedPort"], flow.protocol, flow.port) in flow.target.ports
+    ((protocol, ports),) = item.items()
+    port = ports["destinationPort"]
+    first, last = (
+        (port["range"]["start"], port["range"]["end"])
+        if "range" in port
+        else (port["number"], port["number"])
+    )
+    return protocol.upper() == flow.protocol and first <= flow.port <= last
 
 
 # -- CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy about pods

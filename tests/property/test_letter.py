@@ -23,7 +23,9 @@ from tests.property.letter import (
     Somebody,
     cilium_allows,
     network_allows,
+    tiers_allow,
 )
+from tests.property.manifests import cluster_ports
 from tests.property.strategies import (
     LABELS,
     NAMES,
@@ -179,13 +181,59 @@ cilium_policy = st.one_of(
 )  # fmt: skip
 
 
-def named(documents: list[Document]) -> list[Policy]:
+some_pods = st.one_of(
+    wheres.map(lambda one: {"namespaces": one}),
+    selectors.map(lambda one: {"pods": {"podSelector": one}}),
+    st.builds(lambda a, b: {"pods": {"podSelector": a, "namespaceSelector": b}}, selectors, wheres),
+)
+networks = st.sampled_from([
+    {"networks": ["0.0.0.0/0"]}, {"networks": ["192.0.2.0/25", "198.51.100.0/24"]},
+])  # fmt: skip
+
+
+def cluster_rule(end: str) -> st.SearchStrategy[Document]:
+    def rule(whom: list[Document], ports: list[Document], action: str) -> Document:
+        kept = [one for one in ports if "destinationNamedPort" not in one or networks_free(whom)]
+        return {"action": action, end: whom, **({"protocols": kept} if kept else {})}
+
+    def networks_free(whom: list[Document]) -> bool:
+        return not any("networks" in one for one in whom)
+
+    whoms = some_pods if end == "from" else st.one_of(some_pods, networks)
+    return st.builds(
+        rule,
+        st.lists(whoms, min_size=1, max_size=2),
+        few(cluster_ports),
+        st.sampled_from(["Accept", "Deny", "Pass"]),
+    )
+
+
+cluster_policy = together(
+    st.just({"kind": "ClusterNetworkPolicy", "metadata": {}}),
+    together(
+        st.sampled_from(["Admin", "Baseline"]).map(lambda tier: {"tier": tier}),
+        st.integers(0, 2).map(lambda number: {"priority": number}),
+        some_pods.map(lambda whom: {"subject": whom}),
+        maybe(few(cluster_rule("from")), "ingress"),
+        maybe(few(cluster_rule("to")), "egress"),
+    ).map(lambda spec: {"spec": spec}),
+)
+
+
+def policies(*kinds: st.SearchStrategy[Document]) -> st.SearchStrategy[list[Document]]:
+    """A few objects, with names."""
+    return st.lists(st.one_of(*kinds), min_size=1, max_size=4).map(
+        lambda some: [
+            {**one, "metadata": {**one["metadata"], "name": f"p{index}"}}
+            for index, one in enumerate(some)
+        ]
+    )
+
+
+def read(documents: list[Document]) -> list[Policy]:
     """The documents as the model reads them, none refused."""
-    found: list[Policy] = []
-    for index, one in enumerate(documents):
-        meta = {**one["metadata"], "name": f"p{index}"}
-        found.append(parse_policy({**one, "metadata": meta}))
-        assert found[-1].refusal is None, found[-1].refusal
+    found = [parse_policy(one) for one in documents]
+    assert not [one.refusal for one in found if one.refusal is not None]
     return found
 
 
@@ -214,23 +262,32 @@ def model_allows(policies: list[Policy], flow: Flow) -> bool:
     )
 
 
-SOME = settings(max_examples=max(50, CASES // 50), deadline=None,
+SOME = settings(max_examples=min(max(50, CASES // 50), 5000), deadline=None,
                 suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
 
 
 @SOME
-@given(st.lists(network_policy, min_size=1, max_size=3))
+@given(policies(network_policy))
 def test_network_policy(documents: list[Document]) -> None:
     """By the Kubernetes API reference."""
-    policies = named(documents)
+    found = read(documents)
     for flow in FLOWS:
-        assert model_allows(policies, flow) is network_allows(documents, flow), flow
+        assert model_allows(found, flow) is network_allows(documents, flow), flow
 
 
 @SOME
-@given(st.lists(cilium_policy, min_size=1, max_size=3))
+@given(policies(cluster_policy, cluster_policy, network_policy))
+def test_tiers(documents: list[Document]) -> None:
+    """By the network policy API of SIG Network: Admin, NetworkPolicy, Baseline."""
+    found = read(documents)
+    for flow in FLOWS:
+        assert model_allows(found, flow) is tiers_allow(documents, flow), flow
+
+
+@SOME
+@given(policies(cilium_policy))
 def test_cilium_policies(documents: list[Document]) -> None:
     """By Cilium's policy language: namespaces and the like as nobody wrote them."""
-    policies = named(documents)
+    found = read(documents)
     for flow in FLOWS:
-        assert model_allows(policies, flow) is cilium_allows(documents, flow), flow
+        assert model_allows(found, flow) is cilium_allows(documents, flow), flow
