@@ -87,7 +87,7 @@ def node_peer(end: str, dice: Random) -> dict[str, Any]:
 def node_policy(index: int, dice: Random) -> Any:
     """A clusterwide policy about nodes, or about what pods have with them."""
     spec: dict[str, Any] = {"endpointSelector": {}}
-    if dice.random() < 0.7:
+    if dice.random() < 0.5:
         role = {"matchLabels": {"role": dice.choice(("edge", "core"))}}
         spec = {"nodeSelector": dice.choice([{}, role])}
     sections = ("ingress", "ingressDeny", "egress", "egressDeny")

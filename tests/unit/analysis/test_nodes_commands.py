@@ -143,6 +143,17 @@ def test_matrix_has_nodes(engine: Engine) -> None:
     assert states["node:edge", "default/web"] is State.ALL
 
 
+def test_a_pods_own_node_has_labels_too(manifests: Path) -> None:
+    """Rules that name nodes by labels name the one that the pod runs on, firewall or not."""
+    found = matrix(Engine(load([manifests], node_labels=True)))
+    names = [str(end) for end in found.ends]
+    states = {
+        other: found.pattern(names.index("default/web"), names.index(other)).state
+        for other in ("node:edge", "node:core")
+    }
+    assert states == {"node:edge": State.ALL, "node:core": State.NONE}
+
+
 def test_matrix_takes_the_options(manifests: Path) -> None:
     """With them the table has the nodes, and says by which ports they are reached."""
     assert "default/db => node:edge: TCP 22" in run("matrix", "-f", manifests)
