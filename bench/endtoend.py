@@ -1,7 +1,8 @@
 """Pod to pod, end to end: request/response and connect rate against the kernel's own ways.
 
-Client and server share one CPU (else results are bimodal); the ways take turns, round by round,
-and medians are compared. Ours runs in two labs: tunnel and native, both with BPF host routing.
+Client and server share one CPU (else results are bimodal). The ways take short turns, so that
+whatever else the machine does falls on all of them, and medians are compared. Ours runs in two labs:
+tunnel and native, both with BPF host routing.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from bench.topology import Pair, die_with_parent, kernel_pairs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROUNDS = 9
-MILLISECONDS = 300
+ROUNDS = 27
+MILLISECONDS = 100
 PORT = 5201
 CPU = "0"
 HERE = Path(__file__).resolve().parent
