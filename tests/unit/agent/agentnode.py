@@ -45,6 +45,9 @@ class UnixConnection(http.client.HTTPConnection):
 class World:
     """A node (namespaces kept by a sleeping process), an API server, an operator, an agent."""
 
+    operator: tuple[str, ...] = ()
+    """Flags of the operator."""
+
     def __init__(self, folder: Path) -> None:
         self.dir = folder
         self.processes: list[subprocess.Popen[Any]] = []
@@ -57,7 +60,8 @@ class World:
         )  # fmt: skip
         until(lambda: (folder / "kubeconfig").exists())
         until(lambda: "eth0" in self.inside("ip", "-br", "addr").stdout)
-        self.spawn([*fimbria("operator"), "--k8s-kubeconfig-path", folder / "kubeconfig"])
+        flags = ("--k8s-kubeconfig-path", folder / "kubeconfig", *self.operator)
+        self.spawn([*fimbria("operator"), *flags])
         self.socket = folder / "agent.sock"
         self.agent: subprocess.Popen[Any] | None = None
 

@@ -16,7 +16,7 @@ import msgspec
 from fimbria.agent.statefiles import endpoints, mac_bytes
 from fimbria.compile.delta import DEVICES, IPCACHE, LXC, MAPS, NODES, POLICY_REF, Desired
 from fimbria.compile.ids import POLICY_FIRST, PolicyMap
-from fimbria.datapath.abi import CtEntry, DeviceInfo, EndpointInfo, EndpointKey, PolicyRef
+from fimbria.datapath.abi import CtEntry, DeviceInfo, EndpointInfo, EndpointKey, Family, PolicyRef
 from fimbria.kernel.maps import BpfMap
 from fimbria.kernel.netlink import Net
 from fimbria.kernel.netns import open_netns
@@ -110,27 +110,38 @@ def normal(world: Faults, name: str) -> dict[str, Any]:
     (file,) = (file for file in endpoints(world.dir / "state") if file.container_id == name)
     folder = world.dir / "state" / str(file.id)
     maps = held(world)
-    own = file.ifindex, file.id, mac_bytes(file.mac), mac_bytes(file.node_mac), packed(file.ipv4)
+    own = file.ifindex, file.id, mac_bytes(file.mac), mac_bytes(file.node_mac)
+    four, six = packed(file.ipv4), packed(file.ipv6)
     rows: list[Any] = []
     for key, value in maps.maps[LXC].items():
-        row, ip = EndpointInfo.unpack(value), EndpointKey.unpack(key).ip[:4]
-        if (row.ifindex, row.lxc_id, row.mac, row.node_mac, ip) == own:
-            rows.append(row._replace(ifindex=0, lxc_id=0, mac=b"", node_mac=b""))
+        row, ip = EndpointInfo.unpack(value), EndpointKey.unpack(key)
+        ours = ip.ip == (six if ip.family == Family.IPV6 else four.ljust(16, b"\0"))
+        if ours and (row.ifindex, row.lxc_id, row.mac, row.node_mac) == own:
+            rows.append((ip.family, row._replace(ifindex=0, lxc_id=0, mac=b"", node_mac=b"")))
     for key, value in maps.maps[DEVICES].items():
         info, number = DeviceInfo.unpack(value), int.from_bytes(key, "little")
-        if (number, info.lxc_id, info.mac, info.node_mac, info.ip4[-4:]) == own:
-            rows.append(info._replace(lxc_id=0, mac=b"", node_mac=b"", ip4=b""))
+        ours = (info.ip4[-4:], info.ip6) == (four, six)
+        if ours and (number, info.lxc_id, info.mac, info.node_mac) == own:
+            rows.append(info._replace(lxc_id=0, mac=b"", node_mac=b"", ip4=b"", ip6=b""))
     ref = PolicyRef.unpack(maps.maps[POLICY_REF][file.id.to_bytes(4, "little")])
     policy = maps.policies[ref.policy_id]
-    plain = msgspec.structs.replace(file, id=0, ifindex=0, mac="", node_mac="", ipv4="", netns="")
+    plain = msgspec.structs.replace(
+        file, id=0, ifindex=0, mac="", node_mac="", ipv4="", ipv6="", netns=""
+    )
     around = traces(world)
+
+    def without(text: str) -> str:
+        return text.replace(file.ipv4, "FOUR").replace(file.ipv6, "SIX")
+
     return {
         "file": plain,
         "files": {path.name: path.read_bytes() == written(folder) for path in folder.iterdir()},
-        "rows": rows,
+        "rows": sorted(rows, key=str),
         "policy": (policy.info, policy.entries, ref._replace(policy_id=0)),
-        "inside": str(network(world.pods[name])).replace(file.ipv4, "ADDRESS"),
-        "routes": sorted(text.replace(file.ipv4, "ADDRESS") for text in around["routes"]),
+        "inside": {
+            kind: sorted(map(without, found)) for kind, found in network(world.pods[name]).items()
+        },
+        "routes": sorted(map(without, around["routes"])),
         "rows of all": {
             table: len(found) for table, found in maps.maps.items() if table in COUNTED
         },
