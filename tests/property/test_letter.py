@@ -220,9 +220,11 @@ cluster_policy = together(
 )
 
 
-def policies(*kinds: st.SearchStrategy[Document]) -> st.SearchStrategy[list[Document]]:
+def policies(
+    *kinds: st.SearchStrategy[Document], least: int = 1
+) -> st.SearchStrategy[list[Document]]:
     """A few objects, with names."""
-    return st.lists(st.one_of(*kinds), min_size=1, max_size=4).map(
+    return st.lists(st.one_of(*kinds), min_size=least, max_size=4).map(
         lambda some: [
             {**one, "metadata": {**one["metadata"], "name": f"p{index}"}}
             for index, one in enumerate(some)
@@ -276,7 +278,7 @@ def test_network_policy(documents: list[Document]) -> None:
 
 
 @SOME
-@given(policies(cluster_policy, cluster_policy, network_policy))
+@given(policies(cluster_policy, cluster_policy, network_policy, least=4))
 def test_tiers(documents: list[Document]) -> None:
     """By the network policy API of SIG Network: Admin, NetworkPolicy, Baseline."""
     found = read(documents)
