@@ -73,7 +73,7 @@ class Collector:
         taker = self._takers.get((group, one.kind))
         if taker is None:
             if group in objects.POLICY_GROUPS and one.kind not in objects.OTHER_KINDS:
-                raise one.error("kind", f"there is no {one.kind} in {group}")
+                raise one.error("kind", objects.no_such_kind(group, one.kind))
             return
         namespace = one.namespace or "default"
         key = (group, one.kind, namespace, one.name)

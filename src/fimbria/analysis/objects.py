@@ -6,11 +6,13 @@ as the pods that it would make: one stand-in with its template's labels.
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from fimbria.model.kinds import CLUSTER_NETWORK_POLICY, KINDS
 from fimbria.sources.resources import Base, CiliumEndpoint, Container, EndpointIdentity, Meta
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ OTHER_KINDS = frozenset(
 
 POLICY_GROUPS = ("cilium.io", "networking.k8s.io", "policy.networking.k8s.io")
 """API groups in which an unknown kind is likely to be a policy with a slip of the pen."""
+
+
+_REPLACED = ("AdminNetworkPolicy", "BaselineAdminNetworkPolicy")
 
 
 class Address(Base, frozen=True):
@@ -195,6 +200,16 @@ def group_of(manifest: Manifest) -> str:
     """Return a manifest's API group, "" for the core."""
     group, slash, _ = str(manifest.document["apiVersion"]).partition("/")
     return group if slash else ""
+
+
+def no_such_kind(group: str, kind: str) -> str:
+    """Return what to say of a kind that a group with policies does not have."""
+    hint = ""
+    if kind in _REPLACED:
+        hint = f"; {CLUSTER_NETWORK_POLICY} has replaced it"
+    elif near := difflib.get_close_matches(kind, KINDS, n=1):
+        hint = f"; did you mean {near[0]}?"
+    return f"there is no {kind} in {group}{hint}"
 
 
 def decode(manifest: Manifest, kind: type[T], value: object = None, path: str = "") -> T:

@@ -62,7 +62,7 @@ def table(findings: list[dict[str, Any]]) -> Table:
 
 def finding(manifest: Manifest, node_labels: bool = False) -> dict[str, Any] | None:
     """Return what is wrong with a manifest (`reason` is empty if nothing is); None: no policy."""
-    from fimbria.analysis.objects import OTHER_KINDS, POLICY_GROUPS, group_of
+    from fimbria.analysis.objects import OTHER_KINDS, POLICY_GROUPS, group_of, no_such_kind
     from fimbria.model.groups import read_group
     from fimbria.model.kinds import GROUPS
     from fimbria.model.policy import PolicyError
@@ -78,7 +78,7 @@ def finding(manifest: Manifest, node_labels: bool = False) -> dict[str, Any] | N
         elif (group, kind) == (_OURS, "CiliumCIDRGroup"):
             read_group(manifest.document)
         elif group in POLICY_GROUPS and kind not in OTHER_KINDS and kind not in _NO_POLICIES:
-            refusal = "kind", f"there is no {kind} in {group}"
+            refusal = "kind", no_such_kind(group, kind)
         else:
             return None
     except PolicyError as error:

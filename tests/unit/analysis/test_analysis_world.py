@@ -205,7 +205,10 @@ metadata: {name: a, namespace: default}
 """,
     )
     first, second, third = told(world)
-    assert first == "all.yaml:2: kind: there is no CiliumNetworkPolcy in cilium.io"
+    assert first == (
+        "all.yaml:2: kind: there is no CiliumNetworkPolcy in cilium.io; "
+        "did you mean CiliumNetworkPolicy?"
+    )
     assert second.startswith("all.yaml:22: metadata.name: Pod a was there already: ")
     assert third.startswith("all.yaml:14: spec.ingress[0].from[0].podSelektor: ")
     assert len(world.policies) == 1

@@ -115,7 +115,14 @@ def test_other_groups(run, tmp_path) -> None:
     assert result.exit_code == 1
     (finding,) = json.loads(result.output)
     assert (finding["field"], finding["line"]) == ("kind", 6)
-    assert finding["reason"] == "there is no CiliumNetworkPolciy in cilium.io"
+    assert finding["reason"] == (
+        "there is no CiliumNetworkPolciy in cilium.io; did you mean CiliumNetworkPolicy?"
+    )
+    old = "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\n"
+    path.write_text(f"{old}metadata: {{name: x}}\n")
+    result = run("policy", "validate", str(path))
+    assert result.exit_code == 1
+    assert "ClusterNetworkPolicy has replaced it" in result.output
 
 
 def test_one_that_cannot_be_read(run, tmp_path) -> None:
