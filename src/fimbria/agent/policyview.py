@@ -22,6 +22,7 @@ from fimbria.datapath.abi import (
     PolicyInfo,
 )
 from fimbria.datapath.lookup import ipcache_lookup
+from fimbria.model.peers import host_prefix
 from fimbria.model.policy import Tier
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
-LOCAL, CUSTOM, GENERATED = "local", "custom-resource", "generated"
+LOCAL, CUSTOM, GENERATED, SERVER = "local", "custom-resource", "generated", "kube-apiserver"
 
 
 class PolicyView:
@@ -194,7 +195,8 @@ class PolicyView:
             default = Identity.HOST if own else Identity.REMOTE_NODE
             for ip in node.addresses:
                 number = self.identity_of(ip) or int(default)
-                found.append(_address(ip, number, LOCAL if own else CUSTOM))
+                source = LOCAL if own else SERVER if self._serves(ip) else CUSTOM
+                found.append(_address(ip, number, source))
         for ip, row in state.remote.items():
             one = _address(ip, row.identity, CUSTOM)
             if row.node_ip:
@@ -204,7 +206,7 @@ class PolicyView:
         return [*found, *self._prefixes()]
 
     def _prefixes(self) -> list[Document]:
-        """Return the prefixes that rules name, those that are in the ipcache."""
+        """Return the prefixes in use that are in the ipcache."""
         compiler = self._applier.compiler
         if compiler is None:
             return []
@@ -213,9 +215,15 @@ class PolicyView:
         for one in compiler.policies.selectors.cidrs.local():
             value = ipcache.get(ipcache_key(one.prefix.ip, one.prefix.bits))
             if value is not None and IpcacheInfo.unpack(value).sec_identity == one.number:
-                row = _address(one.prefix.ip, one.number, GENERATED)
+                whole = one.prefix == host_prefix(one.prefix.ip)
+                source = SERVER if whole and self._serves(one.prefix.ip) else GENERATED
+                row = _address(one.prefix.ip, one.number, source)
                 found.append({**row, "cidr": str(one.prefix)})
         return found
+
+    def _serves(self, ip: bytes) -> bool:
+        """Return whether an address is the API server's."""
+        return ip in self._cluster.state.config.kube_apiserver
 
     def identity_of(self, ip: bytes) -> int:
         """Return the identity that the datapath sees in an address; 0 if it knows none."""
