@@ -86,7 +86,7 @@ def _subject(fields: Fields, reading: Reading) -> Selector:
             )
         return select_parse.node_selector(fields.any(names[1]), nodes)
     if not fields.has(names[0]):
-        raise PolicyError(endpoints, "is missing")
+        raise fields.missing(names[0])
     chosen = select_parse.label_selector(fields.any(names[0]), endpoints, select_parse.cilium_key)
     return select_parse.subject(chosen, reading.namespace, endpoints)
 

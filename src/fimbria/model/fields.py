@@ -127,11 +127,18 @@ class Fields:
             if name in self._left:
                 raise PolicyError(self.at(name), reason)
 
+    def missing(self, name: str) -> PolicyError:
+        """Return the error that a field is missing, naming the one that may be meant for it."""
+        near = _near(name, self._left)
+        return PolicyError(
+            self.at(name), f"is missing; {near} is no field" if near else "is missing"
+        )
+
     def done(self) -> None:
         """Raise if a field is left that nobody took, naming the one that may have been meant."""
         for name in self._left:
-            near = difflib.get_close_matches(name, self._known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = _near(name, self._known)
+            hint = f"; did you mean {near}?" if near else ""
             raise PolicyError(self.at(name), f"unknown field{hint}")
 
     def _typed(self, name: str, kind: type[T], called: str, default: T | None) -> Any:
@@ -141,6 +148,13 @@ class Fields:
         if not isinstance(value, kind):
             raise PolicyError(self.at(name), f"expected {called}, not {_kind(value)}")
         return value
+
+
+def _near(name: str, among: Iterable[str]) -> str:
+    """Return what looks most like a name, whatever its case; "" if nothing does."""
+    lower = {one.lower(): one for one in among}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    return lower[near[0]] if near else ""
 
 
 def word(value: Any, path: str) -> str:

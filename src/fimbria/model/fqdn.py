@@ -29,6 +29,8 @@ def fqdn(value: Any, path: str) -> Fqdn:
     text, at = fields.name(given), fields.at(given)
     fields.done()
     if given == "matchName":
+        if "*" in text:
+            raise PolicyError(at, f"{text!r} is a pattern: it takes matchPattern")
         return Fqdn(_dotted(text, at, _NAME, "a name of the DNS"))
     return Fqdn("", text if text == "*" else _dotted(text, at, _PATTERN, "a pattern of names"))
 

@@ -100,6 +100,19 @@ def test_nearest_field() -> None:
     """A slip of the pen is told with the field that was meant."""
     refusal = with_ingress({"fromEndpoint": [{}]}).refusal
     assert refusal == ("spec.ingress[0].fromEndpoint", "unknown field; did you mean fromEndpoints?")
+    refusal = cnp({"endpointselector": {}, "description": "", "ingress": [{}]}).refusal
+    assert refusal == ("spec.endpointSelector", "is missing; endpointselector is no field")
+    assert cnp({"ingress": [{}]}).refusal == ("spec.endpointSelector", "is missing")
+    ports = {"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"HTTP": [{}]}}
+    refusal = with_ingress({"toPorts": [ports]}).refusal
+    assert refusal == (
+        "spec.ingress[0].toPorts[0].rules.HTTP", "unknown field; did you mean http?",
+    )  # fmt: skip
+    name = {"toFQDNs": [{"matchName": "*.example.com"}]}
+    assert cnp({"endpointSelector": {}, "egress": [name]}).refusal == (
+        "spec.egress[0].toFQDNs[0].matchName",
+        "'*.example.com' is a pattern: it takes matchPattern",
+    )
     refusal = cnp({"endpointSelector": {}, "surprise": 1, "ingress": [{}]}).refusal
     assert refusal == ("spec.surprise", "unknown field")
 
