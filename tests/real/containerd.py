@@ -8,7 +8,6 @@ lab, and the lab ends with the process that made it, however that ends.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -145,6 +144,14 @@ def _tar(*entries: tuple[str, bytes | str]) -> bytes:
     return output.getvalue()
 
 
+def _runs(pid: int, program: str) -> bool:
+    """Whether a process is one of a program."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == f"{program}\n"
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class Pod:
     """A pod that runs: its sandbox and container by containerd's names, its addresses."""
@@ -215,31 +222,31 @@ class Containerd:
         procs = self.group / "cgroup.procs"
         log = self.lab.paths.log("containerd")
         with log.open("ab") as output:
-            self.process = subprocess.Popen(
+            process = self.process = subprocess.Popen(
                 command,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 preexec_fn=lambda: procs.write_text("0") and None,
             )
-        until(self.ready, f"containerd does not take pods: see {log}")
 
-    def ready(self) -> bool:
-        """Whether it takes pods."""
-        try:
-            conditions = self.cri.call("Status", patience=5)["status"]["conditions"]
-        except CriError:
-            return False
-        return all(one["status"] for one in conditions)
+        def ready() -> bool:
+            assert process.poll() is None, log.read_text()[-2000:]
+            try:
+                conditions = self.cri.call("Status", patience=5)["status"]["conditions"]
+            except CriError:
+                return False
+            return all(one["status"] for one in conditions)
+
+        until(ready, "containerd does not take pods")
 
     def kill(self) -> None:
         """Kill containerd, and nothing that it started. Returns when it is gone."""
         if self.process is None:
             return
         for pid in cgroups.processes(self.group):
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/comm").read_text() == "containerd\n":
-                    os.kill(pid, signal.SIGKILL)
+            if _runs(pid, "containerd"):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(timeout=20)
         self.process = None
 
@@ -293,30 +300,29 @@ class Containerd:
             sandbox_config=config,
         )["container_id"]
         self.cri.call("StartContainer", container_id=container)
-        return Pod(name, sandbox, container, [network["ip"], *more])
-
-    def exec(self, pod: Pod, *command: str) -> tuple[int, str]:
-        """Run a command in a pod's container: exit code and what it printed."""
-        done = self.cri.call("ExecSync", container_id=pod.container, cmd=command, timeout=20)
-        return done["exit_code"], done["stdout"].decode()
+        pod = Pod(name, sandbox, container, [network["ip"], *more])
+        until(lambda: self.asks(pod, "127.0.0.1") == name, f"{name} does not listen")
+        return pod
 
     def asks(self, client: Pod, address: str) -> str:
         """What the pod at an address says to another pod's container; "" if it says nothing."""
-        return self.exec(client, "/bin/nc", "-w", "1", address, "80")[1].strip()
+        command = ["/bin/nc", "-w", "1", address, "80"]
+        done = self.cri.call("ExecSync", container_id=client.container, cmd=command, timeout=20)
+        return done["stdout"].decode().strip()
 
     def sandboxes(self) -> list[str]:
         """Those that containerd knows."""
         return [one["id"] for one in self.cri.call("ListPodSandbox")["items"]]
 
-    def remove(self, sandbox: str) -> None:
-        """End a sandbox and what runs in it, as a kubelet does."""
-        self.cri.call("StopPodSandbox", pod_sandbox_id=sandbox)
-        self.cri.call("RemovePodSandbox", pod_sandbox_id=sandbox)
+    def remove(self, *sandboxes: str) -> None:
+        """End sandboxes and what runs in them, as a kubelet does."""
+        for sandbox in sandboxes:
+            self.cri.call("StopPodSandbox", pod_sandbox_id=sandbox)
+            self.cri.call("RemovePodSandbox", pod_sandbox_id=sandbox)
 
     def clear(self) -> None:
         """End all sandboxes, and delete the objects of pods and policies."""
-        for sandbox in self.sandboxes():
-            self.remove(sandbox)
+        self.remove(*self.sandboxes())
         for path in (PODS, POLICIES):
             for one in self.lab.api("GET", path)[1]["items"]:
                 self.lab.api("DELETE", f"{path}/{one['metadata']['name']}")
@@ -325,6 +331,19 @@ class Containerd:
     def endpoints(self) -> list[dict[str, Any]]:
         """The agent's."""
         return json.loads(self.lab.cli("endpoint", "list", "-o", "json", node=NODE))
+
+    def plugins(self) -> list[int]:
+        """Processes of our plugin that run."""
+        return [pid for pid in cgroups.processes(self.group) if _runs(pid, "fimbria-cni")]
+
+    def shims(self) -> list[int]:
+        """Processes that hold a sandbox for containerd."""
+        return [pid for pid in cgroups.processes(self.group) if _runs(pid, "containerd-shim")]
+
+    def deletions(self) -> list[str]:
+        """What the plugin wrote down for the next agent."""
+        folder = self.lab.paths.socket(NODE).with_name("deleteQueue")
+        return os.listdir(folder) if folder.exists() else []
 
     def traces(self) -> dict[str, Any]:
         """What pods leave in the node's network, in the agent's care and in the API."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import subprocess
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ METHODS: dict[str, tuple[Table, Table]] = {
     "StartContainer": ({"container_id": (1, str)}, {}),
     "ExecSync": (
         {"container_id": (1, str), "cmd": (2, [str]), "timeout": (3, int)},
-        {"stdout": (1, bytes), "stderr": (2, bytes), "exit_code": (3, int)},
+        {"stdout": (1, bytes)},
     ),
 }
 """Method -> the fields of its request and of its answer."""
@@ -100,8 +100,9 @@ def encode(table: Table, message: Message) -> bytes:
 def _field(number: int, kind: Any, value: Any) -> bytes:
     if kind is int:
         return _varint(number << 3 | _VARINT) + _varint(value)
-    data = encode(kind, value) if isinstance(kind, dict) else value
-    data = data.encode() if kind is str else data
+    data: bytes = encode(cast("Table", kind), value) if isinstance(kind, dict) else value
+    if kind is str:
+        data = str(value).encode()
     return _varint(number << 3 | _BYTES) + _varint(len(data)) + data
 
 
@@ -137,12 +138,12 @@ def decode(table: Table, data: bytes) -> Message:
 def _empty(kind: Any) -> Any:
     if isinstance(kind, list):
         return []
-    return decode(kind, b"") if isinstance(kind, dict) else kind()
+    return decode(cast("Table", kind), b"") if isinstance(kind, dict) else kind()
 
 
 def _value(kind: Any, raw: Any) -> Any:
     if isinstance(kind, dict):
-        return decode(kind, raw)
+        return decode(cast("Table", kind), raw)
     return raw.decode() if kind is str else raw
 
 
