@@ -122,17 +122,17 @@ class Builder:
         if tuple(map(len, chains)) != tuple(map(len, unit.chains)):
             return None
         for stages, numbers in zip(chains, unit.chains, strict=True):
-            changed: set[int] = set()
+            changed = 0
             for stage, number in zip(stages, numbers, strict=True):
                 one = changes(self._numbers[number], stage, identities, self._gone)
                 if one is None or (one and not self._store.untouched(number)):
                     return None
-                if one:
-                    found[number] = one
-                    changed.add(number)
-            if len(changed) > 1:  # a packet could meet the one before and the other after
+                if found.setdefault(number, one) != one:  # chains that shared it go apart
+                    return None
+                changed += bool(one)
+            if changed > 1:  # a packet could meet the one before and the other after
                 return None
-        return found
+        return {number: one for number, one in found.items() if one}
 
     def patch(self, number: int, wanted: Changes) -> bool:
         """Change a policy in place; False if it must be made anew."""

@@ -188,6 +188,18 @@ def test_real_and_shadow_are_patched_side_by_side() -> None:
     assert node.come(500, "tier=new").patched.keys() == {ref.policy_id, ref.shadow_id}
 
 
+def test_a_shadow_that_shares_the_real_map_goes_apart() -> None:
+    """What only an audited policy allows a newcomer is in the shadow's map, not in the real one."""
+    node = Node(policy("p", "tier=new"), policy("q", "tier=rare", audit=True))
+    shared = node.ref()
+    assert shared.policy_id == shared.shadow_id
+    assert not node.come(500, "tier=rare").patched
+    assert node.ref().policy_id == shared.policy_id
+    assert node.ref().shadow_id != shared.policy_id
+    assert not node.allows(500, 80)
+    assert node.come(501, "tier=new").patched.keys() == {shared.policy_id, node.ref().shadow_id}
+
+
 def test_two_tiers_that_change_are_a_new_chain() -> None:
     """A packet could ask the one before and the other after."""
     pods = {"pods": {"podSelector": {"matchLabels": {"tier": "new"}}}}
