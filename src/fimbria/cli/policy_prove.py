@@ -50,7 +50,8 @@ def proof(
     cidr:PREFIX, joined by and, or, not and parentheses; ports are TCP/443, UDP/30000-32767, ICMP/8,
     port 53. Exit code 1 if one is refuted, 2 if something could not be read.
     """
-    from fimbria.analysis.prove import Assertion, AssertionSyntaxError, parse, prove
+    from fimbria.analysis.assertions import Assertion, AssertionSyntaxError, parse
+    from fimbria.analysis.prove import prove
 
     asked: list[Assertion] = []
     wrong = False

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from fimbria.analysis import Engine
-from fimbria.analysis.prove import AssertionSyntaxError, parse, prove
+from fimbria.analysis.assertions import AssertionSyntaxError, parse
+from fimbria.analysis.prove import prove
 from fimbria.cli.main import root
 from tests.unit.analysis.test_diff import BASE, PODS, world
 
