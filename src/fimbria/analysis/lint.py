@@ -180,6 +180,8 @@ def lint(
     pod_cidrs: Iterable[str] = (),
     ignore: Iterable[str] = (),
     node_labels: bool = False,
+    cluster: str = "default",
+    labels: str = "",
 ) -> list[Finding]:
     """Return what is found in manifests, by file and line.
 
@@ -189,7 +191,7 @@ def lint(
     from fimbria.analysis.lintpeers import PEER_CHECKS
     from fimbria.analysis.lintrules import RULE_CHECKS
 
-    collector = Collector(node_labels=node_labels)
+    collector = Collector(cluster=cluster, labels=labels, node_labels=node_labels)
     namespaces: set[str] = set()
     for one in documents:
         collector.take(one)

@@ -25,6 +25,7 @@ from fimbria.analysis.suite import (
     Suite,
     Table,
 )
+from fimbria.model.labels import LabelError, label_filter
 from fimbria.sources.files import SUFFIXES, ManifestError, scan
 
 if TYPE_CHECKING:
@@ -134,6 +135,10 @@ def _check_options(one: Manifest, options: Options) -> None:
     if unknown:
         reason = f"{unknown[0]!r} is none of nodes, pods"
         raise one.error(f"{path}.policy-cidr-match-mode", reason)
+    try:
+        label_filter(options.labels)
+    except LabelError as error:
+        raise one.error(f"{path}.labels", str(error)) from error
 
 
 def _cases(one: Manifest, test: PolicyTest) -> Iterator[Expected]:

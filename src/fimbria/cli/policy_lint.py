@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fimbria.cli.output import Format, Table, emit
-from fimbria.cli.worldoptions import enforcement_options, node_labels_option
+from fimbria.cli.worldoptions import enforcement_options, identity_options, node_labels_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +35,7 @@ LEVELS = ("error", "warning", "info")
 )  # fmt: skip
 @enforcement_options
 @node_labels_option
+@identity_options
 def lint(
     paths: tuple[str, ...],
     form: str,
@@ -44,6 +45,8 @@ def lint(
     enable_policy: str,
     cidr_match: frozenset[str],
     node_labels: bool,
+    cluster: str,
+    labels: str,
 ) -> None:
     """Find rules that never decide, select nothing, or are wider than they look.
 
@@ -67,6 +70,8 @@ def lint(
             pod_cidrs=pod_cidrs,
             ignore=ignore,
             node_labels=node_labels,
+            cluster=cluster,
+            labels=labels,
         )
     except ValueError as error:
         raise click.UsageError(f"--pod-cidr: {error}") from error

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fimbria.analysis.whatif_flows import Recording
     from fimbria.model.policy import PolicyKey
 
-_SETTINGS = ("cluster-name", "enable-policy", "policy-cidr-match-mode",
+_SETTINGS = ("cluster-name", "labels", "enable-policy", "policy-cidr-match-mode",
              "enable-node-selector-labels", "enable-host-firewall")  # fmt: skip
 EVENTS = 4096
 """As many events as an agent keeps."""
@@ -117,9 +117,13 @@ def _node(target: Target) -> tuple[World, Settings]:
             frozenset(effective["policy-cidr-match-mode"]),
             bool(effective["enable-node-selector-labels"]),
             bool(effective["enable-host-firewall"]),
+            str(effective["cluster-name"]),
+            str(effective["labels"]),
         )
-        cluster, labels = str(effective["cluster-name"]), settings.node_labels
-        world = of_node(endpoints, policies["policies"], nodes, cluster, node_labels=labels)
+        world = of_node(
+            endpoints, policies["policies"], nodes, settings.cluster,
+            node_labels=settings.node_labels,
+        )  # fmt: skip
         return world, settings
 
 

@@ -20,20 +20,22 @@ _F = TypeVar("_F", bound="Callable[..., object]")
 class Settings:
     """The agent's options that verdicts depend on.
 
-    `cidr_match` is policy-cidr-match-mode, `node_labels` enable-node-selector-labels and
-    `host_firewall` enable-host-firewall.
+    `cidr_match` is policy-cidr-match-mode, `node_labels` enable-node-selector-labels,
+    `host_firewall` enable-host-firewall, `cluster` cluster-name and `labels` labels.
     """
 
     enable_policy: str = "default"
     cidr_match: frozenset[str] = frozenset()
     node_labels: bool = False
     host_firewall: bool = False
+    cluster: str = "default"
+    labels: str = ""
 
     def load(self, files: Iterable[str]) -> World:
         """Return the world of manifests as such an agent reads them."""
         from fimbria.analysis import load
 
-        return load(files, node_labels=self.node_labels)
+        return load(files, cluster=self.cluster, labels=self.labels, node_labels=self.node_labels)
 
     def engine(self, world: World, judge: str = "maps") -> Engine:
         """Return what judges a world as such an agent does."""
@@ -54,15 +56,17 @@ def settings_options(command: Callable[..., object]) -> Callable[..., object]:
         cidr_match: frozenset[str],
         node_labels: bool,
         host_firewall: bool,
+        cluster: str,
+        labels: str,
         **rest: Any,
     ) -> object:
-        settings = Settings(enable_policy, cidr_match, node_labels, host_firewall)
+        settings = Settings(enable_policy, cidr_match, node_labels, host_firewall, cluster, labels)
         return command(*given, settings=settings, **rest)
 
     firewall = click.option(
         "--enable-host-firewall", "host_firewall", is_flag=True, help="As the agent's option."
     )
-    return enforcement_options(node_labels_option(firewall(with_settings)))
+    return enforcement_options(node_labels_option(firewall(identity_options(with_settings))))
 
 
 def match_modes(ctx: click.Context, parameter: click.Parameter, value: str) -> frozenset[str]:
@@ -72,6 +76,17 @@ def match_modes(ctx: click.Context, parameter: click.Parameter, value: str) -> f
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is none of nodes, pods")
     return modes
+
+
+def label_rules(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Return the value of `labels`. Raises `click.BadParameter` for a rule that is none."""
+    from fimbria.model.labels import LabelError, label_filter
+
+    try:
+        label_filter(value)
+    except LabelError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
 
 
 def files_option(*, required: bool) -> Callable[[_F], _F]:
@@ -107,3 +122,15 @@ def node_labels_option(command: _F) -> _F:
     return click.option(
         "--enable-node-selector-labels", "node_labels", is_flag=True, help="As the agent's option."
     )(command)
+
+
+def identity_options(command: _F) -> _F:
+    """Give a command `cluster` and `labels`: what pods' identities are made of."""
+    command = click.option(
+        "--labels", default="", callback=label_rules, metavar="RULES",
+        help="As the agent's option: which labels make an identity.",
+    )(command)  # fmt: skip
+    return click.option(
+        "--cluster-name", "cluster", default="default", show_default=True, metavar="NAME",
+        help="As the agent's option.",
+    )(command)  # fmt: skip

@@ -219,6 +219,7 @@ def test_nodes_have_policies_with_the_host_firewall(folder: Path) -> None:
         ("cases:\n  - allow: {from: a, to: b, ports: 1}\n    rule: a/b/c\n", 7, "is not [KIND ]"),
         ("options: {enable-policy: sometimes}\n", 5, "'sometimes' is none of default"),
         ("options: {policy-cidr-match-mode: [all]}\n", 5, "'all' is none of nodes, pods"),
+        ("options: {labels: '['}\n", 5, "label rule '['"),
         ("tables: [{to: [a, b], ports: 1, from: {c: [allow]}}]\n", 5, "1 cells under 2 columns"),
         ("tables: [{to: [a], ports: 1, from: {c: [maybe]}}]\n", 5, "'maybe' is none of allow"),
         ("resources: [gone.yaml]\ncases: []\n", 1, "gone.yaml:1: No such file"),
