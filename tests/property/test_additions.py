@@ -103,7 +103,9 @@ def alike(engine: Engine, one: Flow, other: Flow, edits: Iterable[Edit]) -> bool
 
     def ends(flow: Flow) -> tuple[str | int, str | int]:
         source, target = engine.place(flow.source), engine.place(flow.destination)
-        return kind(engine.seen(target, source)[2]), kind(engine.seen(source, target)[2])
+        return kind(engine.views.seen(target, source)[2]), kind(
+            engine.views.seen(source, target)[2]
+        )
 
     def subjects(flow: Flow) -> list[str]:
         ends = (Direction.EGRESS, flow.source), (Direction.INGRESS, flow.destination)

@@ -75,7 +75,7 @@ def absent(engine: Engine, question: Question) -> bool:
     one, other = (engine.place(name) for name in question[:2])
     if one.is_node and other.is_node and one.node == other.node:
         return True
-    if not engine.names_nodes:
+    if not engine.views.names_nodes:
         return one.node == other.node != ""
     hosts = "entity:host" in question
     return hosts and any(place.node in engine.world.nodes for place in (one, other))
@@ -99,7 +99,7 @@ def holder(groups: tuple[Group, ...], engines: tuple[Engine, ...], name: str) ->
     """The groups that an end is in: those of its own kind that have its identity everywhere."""
 
     place = engines[0].place(name)
-    node = place.node if place.is_node and engines[0].names_nodes else ""
+    node = place.node if place.is_node and engines[0].views.names_nodes else ""
 
     def kind(name: str) -> list[tuple[int, int, int]]:
         places = [engine.place(name) for engine in engines]

@@ -79,7 +79,7 @@ def _halves(engine: Engine, flow: Flow, result: Result) -> Iterator[Asked]:
     name = result.backend or next(iter(targets))
     target = engine.place(name)
     protocol, port = packet(flow, source, target, targets[name])
-    ends = engine.seen(source, target)[1:], engine.seen(target, source)[1:]
+    ends = engine.views.seen(source, target)[1:], engine.views.seen(target, source)[1:]
     yield Asked(*ends[0], Direction.EGRESS, protocol, port, result.egress)
     yield Asked(*ends[1], Direction.INGRESS, protocol, port, result.ingress)
 

@@ -93,7 +93,7 @@ def _names(engine: Engine, scope: Scope, source: Place, target: Place, atom: Ato
         both = (scope._replace(direction=one) for one in DIRECTIONS)
         return any(_names(engine, one, source, target, atom) for one in both)
     egress = scope.direction is Direction.EGRESS
-    _, own, peer = engine.seen(*((source, target) if egress else (target, source)))
+    _, own, peer = engine.views.seen(*((source, target) if egress else (target, source)))
     if not own.unit or own.is_node is not scope.host:
         return False
     if not scope.subject.matches(own.own.labels):

@@ -105,7 +105,7 @@ def cut_ports(engines: Iterable[Engine], extra: Iterable[Atom] = ()) -> list[Ato
     suffixes = {
         key[4:]
         for engine in engines
-        for view in (engine, *engine.views().values())
+        for view in (engine, *engine.views.all().values())
         for policy in view.policy_maps.values()
         for key in policy.entries
     }
@@ -140,7 +140,7 @@ def _pods(engines: Sequence[Engine]) -> Iterable[Group]:
     Where CIDRs match pods they are of one prefix, too.
     """
     world, match = engines[0].world, engines[0].state.config.cidr_match
-    named = world.nodes if engines[0].names_nodes else ()
+    named = world.nodes if engines[0].views.names_nodes else ()
     found: dict[tuple[int | str, ...], list[str]] = {}
     for name, pod in world.pods.items():
         nets = [engine.place(name).cidr for engine in engines] if "pods" in match else []
@@ -158,7 +158,7 @@ def _nodes(engines: Sequence[Engine]) -> Iterable[Group]:
     Each is there once for all its addresses that are alike, under its name and those of the others.
     """
     first = engines[0]
-    if not first.names_nodes:
+    if not first.views.names_nodes:
         return
     unit = int(EndpointIds.HOST) if first.host_firewall else 0
     for node, row in first.world.nodes.items():

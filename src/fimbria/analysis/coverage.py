@@ -78,7 +78,7 @@ class Deciders:
         """Return what finds the deciders as a node sees them."""
         found = self._views.get(node)
         if found is None:
-            found = self._views[node] = Deciders(self._engine.view(node))
+            found = self._views[node] = Deciders(self._engine.views.of(node))
         return found
 
     def of_half(
@@ -101,7 +101,7 @@ class Deciders:
     def _half(
         self, own: Place, other: Place, direction: Direction, protocol: int, port: int
     ) -> Iterator[Decision]:
-        view, own, peer = self._engine.seen(own, other)
+        view, own, peer = self._engine.views.seen(own, other)
         if view is not self._engine:
             yield from self.view(own.node).of_half(own.name, peer.name, direction, protocol, port)
             return

@@ -16,7 +16,6 @@ objects does.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ import msgspec
 from fimbria.analysis.flows import Flow, FlowError, Place, Places, packet
 from fimbria.analysis.halves import Halves
 from fimbria.analysis.results import Because, Half, Outcome, Result, together
-from fimbria.analysis.world import View
+from fimbria.analysis.views import Views
 from fimbria.compile.ids import BUILT_IN, Ids, PolicyIds
 from fimbria.compile.node import Compiler
 from fimbria.datapath.abi import Direction, EndpointIds, Identity
@@ -34,13 +33,12 @@ from fimbria.datapath.lookup import Asked, endpoint_policy, policy_lookup
 from fimbria.model.semantics import Mode, Question, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from fimbria.analysis.bulk import Bulk
     from fimbria.analysis.kernel import Kernel
-    from fimbria.analysis.world import World
-    from fimbria.compile.delta import Problem
-    from fimbria.model.policy import Policy, PolicyKey
+    from fimbria.analysis.world import View, World
+    from fimbria.model.policy import Policy
 
 JUDGES = ("maps", "model", "kernel", "all")
 
@@ -78,10 +76,9 @@ class Engine:
 
     `enable_policy` is "default", "always" or "never"; `cidr_match` any of "nodes", "pods"
     (policy-cidr-match-mode); `judge` one of JUDGES; with `host_firewall` nodes have policies too
-    (enable-host-firewall). What a node sees in its own way (its own policy, and what its pods have
-    with it where rules name nodes by labels) is asked of an engine with that node's `view`,
-    which is compiled when it is first needed. Engines of different worlds are independent,
-    and a rule has the same number in each as long as nothing else took it.
+    (enable-host-firewall). What a node sees in its own way is asked of an engine with that node's
+    `view`; `views` has these. Engines of different worlds are independent, and a rule has the same
+    number in each as long as nothing else took it.
     """
 
     def __init__(
@@ -102,9 +99,8 @@ class Engine:
         self.ids = Ids(policies=PolicyIds(MANY_POLICIES))
         self.node = node = "" if view is None else view.node
         self.host_firewall = host_firewall
-        self.state = world.state(
-            self.mode, frozenset(cidr_match), view=view, host_firewall=host_firewall
-        )
+        match = frozenset(cidr_match)
+        self.state = world.state(self.mode, match, view=view, host_firewall=host_firewall)
         self.compiler = Compiler(self.state, self.ids)
         self.compiler.update()
         desired = self.compiler.desired()
@@ -116,9 +112,11 @@ class Engine:
         self._context = self.state.context()
         self._policies_of: dict[int, list[Policy]] = {}
         self._found: dict[str, Place | FlowError] = {}
-        self._views: dict[str, Engine] = {}
         policed = bool(self._policies) and self.mode is not Mode.NEVER
         self.halves = Halves(world, self.compiler, policed=policed)
+        self.views = Views(
+            self, lambda one: Engine(world, self.mode, match, host_firewall=host_firewall, view=one)
+        )
 
     @cached_property
     def judges(self) -> tuple[str, ...]:
@@ -139,9 +137,12 @@ class Engine:
         return Kernel(self.policy_maps)
 
     @property
-    def problems(self) -> Sequence[Problem]:
-        """What could not be compiled: the node would keep these endpoints closed."""
-        return self.compiler.problems
+    def problems(self) -> list[str]:
+        """What could not be compiled, in the common view or in a node's, each as a sentence."""
+        common = [
+            f"identity {one.identity} stays closed: {one.reason}" for one in self.compiler.problems
+        ]
+        return [*common, *self.views.problems()]
 
     def eval(self, flow: Flow | Mapping[str, Any], judge: str = "") -> Result:
         """Return what becomes of a flow. `judge` instead of the engine's own.
@@ -241,74 +242,11 @@ class Engine:
             self.half(destination, source, Direction.INGRESS, protocol, port, judge),
         )
 
-    def peer(self, own: Place, other: Place) -> Place:
-        """Return the other end as `own` sees it: its own node is host, others are remote."""
-        if not (other.is_node and own.node and other.node == own.node):
-            return other
-        if self.node == own.node:
-            return other  # this view has it as host already
-        return replace(other, end=self.places.end(int(Identity.HOST), other.end.net))
-
-    def needs_view(self, own: Place, other: Place) -> bool:
-        """Return whether `own` must be judged with its node's view."""
-        if self.node or own.node not in self.world.nodes:
-            return False
-        home = other.is_node and other.node == own.node
-        return (own.is_node and self.host_firewall) or (home and self.world.node_labels)
-
-    def view(self, node: str) -> Engine:
-        """Return the engine that sees what a node sees."""
-        found = self._views.get(node)
-        if found is None:
-            match, firewall = self.state.config.cidr_match, self.host_firewall
-            units = self._units_on.get(node, frozenset[int]())
-            selecting = self.compiler.policies.selecting
-            keys = {key for unit in units for key, _ in selecting(unit)} | self._about_nodes
-            view = View(node, units, frozenset(keys))
-            found = self._views[node] = Engine(
-                self.world, self.mode, match, host_firewall=firewall, view=view
-            )
-        return found
-
-    @cached_property
-    def _units_on(self) -> dict[str, frozenset[int]]:
-        """Units of the pods by node, if these see their node in its own way."""
-        found: dict[str, set[int]] = {}
-        for pod in self.world.pods.values() if self.world.node_labels else ():
-            found.setdefault(pod.node, set()).add(self.world.units[pod.unit])
-        return {node: frozenset(units) for node, units in found.items()}
-
-    @cached_property
-    def _about_nodes(self) -> frozenset[PolicyKey]:
-        """The policies about nodes."""
-        return frozenset(
-            policy.key for policy in self._policies if any(spec.host for spec in policy.specs)
-        )
-
-    @property
-    def names_nodes(self) -> bool:
-        """Return whether policies can tell one node from another."""
-        match = self.state.config.cidr_match
-        return self.host_firewall or self.world.node_labels or "nodes" in match
-
-    def views(self) -> dict[str, Engine]:
-        """Return the engines of all nodes that see something in their own way, by name."""
-        if not (self.host_firewall or self.world.node_labels):
-            return {}
-        return {name: self.view(name) for name in self.world.nodes}
-
-    def seen(self, own: Place, other: Place) -> tuple[Engine, Place, Place]:
-        """Return whose view judges the half of `own`, and both ends as they are there."""
-        if not self.needs_view(own, other):
-            return self, own, self.peer(own, other)
-        view = self.view(own.node)
-        return view, view.place(own.name), view.place(other.name)
-
     def half(
         self, own: Place, other: Place, direction: Direction, protocol: int, port: int, judge: str
     ) -> Half:
         """Return what the policy of `own` says of a packet; `judge` is any of JUDGES but "all"."""
-        view, own, peer = self.seen(own, other)
+        view, own, peer = self.views.seen(own, other)
         if view is not self:
             return view.half(own, peer, direction, protocol, port, judge)
         if not own.unit or loops(own, peer):

@@ -2,7 +2,7 @@
 
 Two ends that have a node in common see each other in their own way. To its pods a node is the host,
 and rules that name nodes by labels mean its own; so both may have to be asked in its view
-(`Engine.view`), whose identities are not those of other views.
+(`Engine.views`), whose identities are not those of other views.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Guests:
     def __init__(self, engine: Engine, groups: Sequence[Group], at: int, here: Flags) -> None:
         self._at, self._places = at, np.flatnonzero(here)
         node = groups[at]
-        view = engine.view(node.node) if engine.world.node_labels else engine
+        view = engine.views.of(node.node) if engine.world.node_labels else engine
         units = [groups[place].unit for place in self._places.tolist()]
         heads = [endpoint_policy(view.maps, unit) for unit in units]
         peer = int(Identity.HOST), view.place(node.name).cidr
@@ -80,7 +80,7 @@ class Own:
         self, engine: Engine, groups: Sequence[Group], at: int, common: Sequence[Peer]
     ) -> None:
         self._at = at
-        view = engine.view(groups[at].node)
+        view = engine.views.of(groups[at].node)
         head = endpoint_policy(view.maps, EndpointIds.HOST)
         peers = peers_of(view, groups, common)
         self.judge = Judge(view, [head], peers)

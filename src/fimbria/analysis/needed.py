@@ -118,7 +118,7 @@ def _near(
         if name == ends[1].name:
             port = number
     protocol, port = packet(flow, *ends, port)
-    view, own, other = engine.seen(own, other)
+    view, own, other = engine.views.seen(own, other)
     if view is not engine:
         engine, deciders = view, deciders.view(own.node)
     asked = f"{port}/{flow.protocol.upper()}"

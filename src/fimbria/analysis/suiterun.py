@@ -111,15 +111,12 @@ class SuiteRun:
 
     def whole(self, cases: Sequence[CaseResult]) -> SuiteResult:
         """Return the suite's result, given its cases'."""
-        problems = [
-            f"identity {one.identity} stays closed: {one.reason}" for one in self._engine.problems
-        ]
         return SuiteResult(
             self.suite.name,
             self.suite.file,
             tuple(cases),
             tuple(map(str, self.world.errors)),
-            (*map(str, self.world.warnings), *problems),
+            (*map(str, self.world.warnings), *self._engine.problems),
         )
 
     def _cured(self, check: Check) -> Check:

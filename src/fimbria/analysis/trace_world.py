@@ -39,7 +39,7 @@ def _half(
         there = other if isinstance(other, TraceEnd) else TraceEnd(other.end)
         return TraceHalf(engine.compiler, direction, own, there)
     asked = own if isinstance(other, TraceEnd) else other
-    view, mine, peer = engine.seen(own, asked)
+    view, mine, peer = engine.views.seen(own, asked)
     policed = mine.unit != 0 and not (isinstance(other, Place) and loops(mine, peer))
     host = mine.unit == EndpointIds.HOST
     there = other if isinstance(other, TraceEnd) else TraceEnd(peer.end)

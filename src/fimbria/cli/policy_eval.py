@@ -61,7 +61,7 @@ def evaluate(
         engine = settings.engine(world, judge)
         told(world.errors, "error")
         told(world.warnings, "warning")
-        told(unfit(engine), "warning")
+        told(engine.problems, "warning")
         ready(engine)
         answers = Answers(engine)
         write(answers, stream, form)
@@ -138,12 +138,6 @@ def half(one: Half) -> str:
         return str(one.reason)
     name = "/".join(filter(None, (one.policy.namespace, one.policy.name)))
     return f"{one.reason}: {one.policy.kind} {name} {one.rule}"
-
-
-def unfit(engine: Engine) -> Iterable[str]:
-    """Yield what a node could not take up."""
-    for problem in engine.problems:
-        yield f"identity {problem.identity} stays closed: {problem.reason}"
 
 
 def told(lines: Iterable[object], what: str) -> None:

@@ -122,3 +122,60 @@ def test_many_is_one_by_one(manifests: Path) -> None:
         {"source": row[0], "destination": row[1], "protocol": "TCP", "port": row[2]} for row in ROWS
     ]
     assert list(engine.eval_many(flows * 30)) == [engine.eval(flow) for flow in flows] * 30
+
+
+def too_large(subject: str, peers: str, count: int) -> str:
+    """A policy that takes 30 entries for each of `count` prefixes, and for each of `peers`."""
+    nets = ", ".join(f"50.{number // 256}.{number % 256}.0/24" for number in range(count))
+    direction, word = ("egress", "to") if peers else ("ingress", "from")
+    ports = 'toPorts: [{ports: [{port: "1", endPort: 65534, protocol: TCP}]}]'
+    rules = [f"{word}CIDR: [{nets}]", *([peers] if peers else [])]
+    return f"""\
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {{name: too-large}}
+spec:
+  {subject}
+  {direction}:
+""" + "".join(f"  - {rule}\n    {ports}\n" for rule in rules)
+
+
+def test_a_node_whose_own_policy_is_too_large(manifests: Path) -> None:
+    """The warning names the node, which is as open as before; without host firewall there is none.
+
+    No other node and no pod is concerned.
+    """
+    text = too_large("nodeSelector: {matchLabels: {role: core}}", "", 600)
+    manifests.write_text(WORLD + text)
+    world = load([manifests])
+    reason = "its policy needs 18000 entries, bpf-policy-map-max allows 16384"
+    engine = Engine(world, host_firewall=True)
+    assert engine.problems == [f"node core stays without a policy of its own: {reason}"]
+    assert engine.eval(
+        {"source": "192.0.2.1", "destination": "node:core", "protocol": "TCP", "port": 1}
+    ).allowed
+    assert Engine(world).problems == []
+    arguments = ["policy", "eval", "-f", str(manifests), "--flows", "-", "--enable-host-firewall"]
+    done = CliRunner().invoke(root, arguments, input="")
+    warning = f"warning: node core stays without a policy of its own: {reason}"
+    assert done.stderr.splitlines().count(warning) == 1
+
+
+def test_a_policy_that_is_too_large_on_one_node_only(manifests: Path) -> None:
+    """Nodes of equal labels are one peer to pods elsewhere, and two to a pod that runs on one."""
+    twin = WORLD.split("---\n")[2].replace("edge, labels", "twin, labels").replace("0.2}", "0.4}")
+    pods_and_nodes = [*WORLD.split("---\n")[:4], twin]
+    text = too_large(
+        "endpointSelector: {matchLabels: {app: web}}", "toNodes: [{matchLabels: {role: edge}}]", 545
+    )
+    manifests.write_text("---\n".join(pods_and_nodes) + text)
+    engine = Engine(load([manifests], node_labels=True))
+    (problem,) = engine.problems
+    assert problem.endswith(
+        " on node edge stays closed: its policy needs 16410 entries,"
+        " bpf-policy-map-max allows 16384"
+    )
+    flow = {"source": "default/web", "destination": "node:edge", "protocol": "TCP", "port": 1}
+    assert not engine.eval(flow).allowed
+    assert engine.eval(flow | {"destination": "node:twin"}).allowed
