@@ -39,7 +39,7 @@ class Collector:
         self, *, cluster: str = "default", labels: str = "", node_labels: bool = False
     ) -> None:
         self.taken = Taken(cluster, LabelFilter(labels), node_labels)
-        self._seen: dict[tuple[str, str, str, str], tuple[str, int]] = {}
+        self._named = objects.Named()
         self._takers: dict[tuple[str, str], Callable[[Manifest], None]] = {
             ("", "Namespace"): self._namespace,
             ("", "Pod"): self._pod,
@@ -75,14 +75,8 @@ class Collector:
             if group in objects.POLICY_GROUPS and one.kind not in objects.OTHER_KINDS:
                 raise one.error("kind", objects.no_such_kind(group, one.kind))
             return
-        namespace = one.namespace or "default"
-        key = (group, one.kind, namespace, one.name)
-        if key in self._seen:
-            file, line = self._seen[key]
-            raise one.error(
-                "metadata.name", f"{one.kind} {one.name} was there already: {file}:{line}"
-            )
-        self._seen[key] = one.file, one.line("metadata.name")
+        objects.check_version(one)
+        self._named.note(one)
         taker(one)
 
     # -- one kind each

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from fimbria.model.kinds import CLUSTER_NETWORK_POLICY, KINDS
+from fimbria.model.kinds import CIDR_GROUP, CLUSTER_NETWORK_POLICY, GROUPS, KINDS, VERSIONS
 from fimbria.sources.resources import Base, CiliumEndpoint, Container, EndpointIdentity, Meta
 
 if TYPE_CHECKING:
@@ -200,6 +200,37 @@ def group_of(manifest: Manifest) -> str:
     """Return a manifest's API group, "" for the core."""
     group, slash, _ = str(manifest.document["apiVersion"]).partition("/")
     return group if slash else ""
+
+
+def check_version(manifest: Manifest) -> None:
+    """Raise ManifestError for a policy, or CIDR group, in a version that its group does not have.
+
+    No API server would take it, so it must not count as one that is in force.
+    """
+    group, kind = group_of(manifest), manifest.kind
+    if GROUPS.get(kind) != group and (group, kind) != ("cilium.io", CIDR_GROUP):
+        return
+    given = str(manifest.document["apiVersion"])
+    known = [f"{group}/{version}" for version in VERSIONS[kind]]
+    if given not in known:
+        raise manifest.error("apiVersion", f"{kind} is of {' or '.join(known)}, not {given}")
+
+
+class Named:
+    """Objects that were there already, by what they are called."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str, str, str], tuple[str, int]] = {}
+
+    def note(self, one: Manifest) -> None:
+        """Note an object. Raises ManifestError if there was one of its kind and name."""
+        key = (group_of(one), one.kind, one.namespace or "default", one.name)
+        if key in self._seen:
+            file, line = self._seen[key]
+            raise one.error(
+                "metadata.name", f"{one.kind} {one.name} was there already: {file}:{line}"
+            )
+        self._seen[key] = one.file, one.line("metadata.name")
 
 
 def no_such_kind(group: str, kind: str) -> str:

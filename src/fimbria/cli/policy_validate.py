@@ -12,33 +12,36 @@ from fimbria.cli.target import format_option
 from fimbria.cli.worldoptions import node_labels_option
 
 if TYPE_CHECKING:
+    from fimbria.analysis.objects import Named
     from fimbria.sources.files import Manifest, ManifestError
 
-_OURS = "cilium.io"
 _NO_POLICIES = ("CiliumNode", "CiliumIdentity", "CiliumEndpoint")
 
 
 @click.command("validate")
 @format_option
 @click.argument("paths", nargs=-1, metavar="[FILE]...")
-@click.option("-f", "--filename", "named", multiple=True, metavar="FILE", help="The same as FILE.")
+@click.option("-f", "--filename", "files", multiple=True, metavar="FILE", help="The same as FILE.")
 @node_labels_option
 def validate(
-    form: Format, paths: tuple[str, ...], named: tuple[str, ...], node_labels: bool
+    form: Format, paths: tuple[str, ...], files: tuple[str, ...], node_labels: bool
 ) -> None:
     """Say whether the policies in FILEs (folders, - for standard input) can be enforced.
 
     Policies of every kind, and CiliumCIDRGroups; other objects are left alone, and so are folders
-    within folders. What is valid but not enforced yet, such as rules for HTTP, is told of. Exit
-    code 1 if anything is wrong.
+    within folders. Two objects of one kind and name are a mistake as well, since one would replace
+    the other. What is valid but not enforced yet, such as rules for HTTP, is told of. Exit code 1
+    if anything is wrong.
     """
+    from fimbria.analysis.objects import Named
     from fimbria.sources.files import ManifestError, scan
 
-    paths = (*paths, *named)
+    paths = (*paths, *files)
     if not paths:
         raise click.UsageError("name a file: FILE or -f FILE")
+    named = Named()
     findings = [
-        unreadable(one) if isinstance(one, ManifestError) else finding(one, node_labels)
+        unreadable(one) if isinstance(one, ManifestError) else finding(one, named, node_labels)
         for one in scan(paths)
     ]
     found = [one for one in findings if one is not None]
@@ -60,22 +63,36 @@ def table(findings: list[dict[str, Any]]) -> Table:
     return rows
 
 
-def finding(manifest: Manifest, node_labels: bool = False) -> dict[str, Any] | None:
-    """Return what is wrong with a manifest (`reason` is empty if nothing is); None: no policy."""
-    from fimbria.analysis.objects import OTHER_KINDS, POLICY_GROUPS, group_of, no_such_kind
+def finding(manifest: Manifest, named: Named, node_labels: bool = False) -> dict[str, Any] | None:
+    """Return what is wrong with a manifest (`reason` is empty if nothing is); None: no policy.
+
+    `named` are those before it, which it joins.
+    """
+    from fimbria.analysis.objects import (
+        OTHER_KINDS,
+        POLICY_GROUPS,
+        check_version,
+        group_of,
+        no_such_kind,
+    )
     from fimbria.model.groups import read_group
-    from fimbria.model.kinds import GROUPS
+    from fimbria.model.kinds import CIDR_GROUP, GROUPS
     from fimbria.model.policy import PolicyError
     from fimbria.model.policy_parse import parse_policy
+    from fimbria.sources.files import ManifestError
 
     refusal: tuple[str, str] | None = None
     pending: tuple[tuple[str, str], ...] = ()
     group, kind = group_of(manifest), manifest.kind
+    policy, cidrs = GROUPS.get(kind) == group, (group, kind) == ("cilium.io", CIDR_GROUP)
     try:
-        if GROUPS.get(kind) == group:
-            policy = parse_policy(manifest.document, node_labels=node_labels)
-            refusal, pending = policy.refusal, policy.pending
-        elif (group, kind) == (_OURS, "CiliumCIDRGroup"):
+        if policy or cidrs:
+            check_version(manifest)
+            named.note(manifest)
+        if policy:
+            read = parse_policy(manifest.document, node_labels=node_labels)
+            refusal, pending = read.refusal, read.pending
+        elif cidrs:
             read_group(manifest.document)
         elif group in POLICY_GROUPS and kind not in OTHER_KINDS and kind not in _NO_POLICIES:
             refusal = "kind", no_such_kind(group, kind)
@@ -83,6 +100,8 @@ def finding(manifest: Manifest, node_labels: bool = False) -> dict[str, Any] | N
             return None
     except PolicyError as error:
         refusal = error.path, error.reason
+    except ManifestError as error:
+        refusal = error.field, error.reason
     path, reason = refusal or ("", "")
     return {
         "file": manifest.file,

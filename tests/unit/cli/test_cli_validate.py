@@ -108,7 +108,7 @@ def test_other_groups(run, tmp_path) -> None:
     """A kind of somebody else's group is left alone; one that no policy group has is a slip."""
     path = tmp_path / "others.yaml"
     theirs = "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {name: x}\n"
-    path.write_text(theirs)
+    path.write_text(theirs + "---\n" + theirs.replace("NetworkPolicy", "CiliumCIDRGroup"))
     assert "no policy in" in run("policy", "validate", str(path)).output
     path.write_text(theirs + "---\n" + FQDN.replace("NetworkPolicy", "NetworkPolciy"))
     result = run("policy", "validate", str(path), "-o", "json")
@@ -134,3 +134,35 @@ def test_one_that_cannot_be_read(run, tmp_path) -> None:
     assert "a.yaml:2" in result.output
     assert "not YAML" in result.output
     assert "red/names" in result.output
+
+
+def test_the_same_name_twice(run, tmp_path) -> None:
+    """One of two objects of a kind and name would replace the other; kinds and namespaces count."""
+    path = tmp_path / "twice.yaml"
+    group = "apiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\nmetadata: {name: names}\n"
+    group += "spec: {externalCIDRs: [10.0.0.0/8]}\n"
+    elsewhere = FQDN.replace("name: names", "name: names\n  namespace: elsewhere")
+    spelt_out = FQDN.replace("name: names", "name: names\n  namespace: default")
+    path.write_text("---\n".join([FQDN, group, elsewhere, spelt_out]))
+    result = run("policy", "validate", str(path), "-o", "json")
+    assert result.exit_code == 1
+    *first, last = json.loads(result.output)
+    assert [one["reason"] for one in first] == ["", "", ""]
+    assert (last["field"], last["line"]) == ("metadata.name", 30)
+    assert last["reason"] == f"CiliumNetworkPolicy names was there already: {path}:4"
+
+
+def test_a_version_that_there_is_not(run, tmp_path) -> None:
+    """An API server would not take it, so it is not valid."""
+    path = tmp_path / "old.yaml"
+    path.write_text(FQDN.replace("cilium.io/v2", "cilium.io/v1"))
+    result = run("policy", "validate", str(path), "-o", "json")
+    assert result.exit_code == 1
+    (finding,) = json.loads(result.output)
+    assert (finding["field"], finding["line"]) == ("apiVersion", 1)
+    assert finding["reason"] == "CiliumNetworkPolicy is of cilium.io/v2, not cilium.io/v1"
+    path.write_text(KINDS.partition("---\n")[2].replace("v2", "v2alpha1").replace(", nothing", ""))
+    found = json.loads(run("policy", "validate", str(path), "-o", "json").output)
+    assert [(one["kind"], one["field"]) for one in found] == [
+        ("CiliumCIDRGroup", ""), ("CiliumClusterwideNetworkPolicy", "apiVersion"),
+    ]  # fmt: skip
