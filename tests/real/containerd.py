@@ -39,6 +39,13 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 PODS = "/api/v1/namespaces/default/pods"
 POLICIES = "/apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies"
 
+NETWORK = (
+    "ip -o link",
+    "ip -o address",
+    "ip route show table all",
+    "ip -6 route show table all",
+)
+
 CONFIG = """
 version = 2
 root = "{files}/root"
@@ -345,25 +352,19 @@ class Containerd:
         folder = self.lab.paths.socket(NODE).with_name("deleteQueue")
         return os.listdir(folder) if folder.exists() else []
 
-    def traces(self) -> dict[str, Any]:
-        """What pods leave in the node's network, in the agent's care and in the API."""
+    def traces(self) -> set[str]:
+        """What pods leave in the node's network, in the agent's care and in the API, in lines."""
         lab, paths = self.lab, self.lab.paths.node(NODE)
         net = f"--net={lab.node(NODE)['netns']}"
-        commands = {
-            "devices": "ip -o link",
-            "addresses": "ip -o address",
-            "routes": "ip route show table all",
-            "routes6": "ip -6 route show table all",
-        }
-        found: dict[str, Any] = {
-            name: subprocess.check_output(["nsenter", net, *words.split()], text=True).splitlines()
-            for name, words in commands.items()
-        }
+        found: set[str] = set()
+        for command in NETWORK:
+            output = subprocess.check_output(["nsenter", net, *command.split()], text=True)
+            found.update(f"{command}: {line}" for line in output.splitlines())
         for table in ("cilium_lxc", "cilium_devices", "cilium_ipcache", "cilium_policy_ref"):
             rows = json.loads(lab.cli("map", "get", table, "-o", "json", node=NODE))
-            found[table] = sorted(map(json.dumps, rows))
+            found.update(f"{table}: {row}" for row in rows)
         objects = lab.api("GET", "/apis/cilium.io/v2/ciliumendpoints")[1]["items"]
-        found["objects"] = [one["metadata"]["name"] for one in objects]
-        found["files"] = sorted(str(path) for path in paths.rglob("*.json"))
-        found["endpoints"] = self.endpoints()
+        found.update(f"CiliumEndpoint {one['metadata']['name']}" for one in objects)
+        found.update(str(path) for path in paths.rglob("*.json"))
+        found.update(f"endpoint {one['id']} {one['pod']}" for one in self.endpoints())
         return found
