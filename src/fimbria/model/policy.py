@@ -39,7 +39,10 @@ class Protocol(IntEnum):
 ICMP, TCP, UDP, ICMPV6, SCTP = Protocol
 
 AUDIT_ANNOTATION = "fimbria.io/policy-audit-mode"
-"""Set to "true" on a policy of any kind, it is judged and reported, and not enforced."""
+"""Set to "true" on a policy of any kind, it is judged and reported, and not enforced.
+
+"false" is as if it were not set; capitals do not count. With any other value the policy is refused.
+"""
 
 FORCE_ANNOTATION = "fimbria.io/force"
 """Set to "true" on a policy about nodes, it is taken up although it cuts what a node needs."""

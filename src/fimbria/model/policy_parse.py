@@ -8,6 +8,7 @@ the object could have been about. Nothing in here raises for what a document con
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from fimbria.model.cilium_policy import cilium_specs
@@ -56,11 +57,16 @@ def parse_policy(
         raise PolicyError("metadata.namespace", "expected a string")
     key = PolicyKey(kind, "" if kind in CLUSTERWIDE else namespace, name)
     annotations = mapping(names.get("annotations"))
-    audit = annotations.get(AUDIT_ANNOTATION) == "true"
+    said = annotations.get(AUDIT_ANNOTATION)
+    mode = "false" if said is None else said.lower() if isinstance(said, str) else ""
+    audit = mode == "true"
     forced = annotations.get(FORCE_ANNOTATION) == "true"
     reading = Reading(key.namespace, cluster, node_labels)
     tier, priority = Tier.NORMAL, 0
     try:
+        if mode not in ("true", "false"):
+            reason = f'{AUDIT_ANNOTATION}: expected "true" or "false", not {json.dumps(said)}'
+            raise PolicyError("metadata.annotations", reason)
         if kind == NETWORK_POLICY:
             specs = network_specs(document, key.namespace)
         elif kind == CLUSTER_NETWORK_POLICY:

@@ -266,7 +266,8 @@ def test_refused_host_policies_close_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "audit"), [("true", True), ("false", False), ("True", False), (True, False)]
+    ("value", "audit"),
+    [("true", True), ("True", True), ("false", False), ("FALSE", False), (None, False)],
 )
 def test_audit_mode(value: Any, audit: bool) -> None:
     """The annotation makes a policy one that is only reported; so with a refused one."""
@@ -274,10 +275,28 @@ def test_audit_mode(value: Any, audit: bool) -> None:
         meta = {"name": "p", "annotations": {"fimbria.io/policy-audit-mode": value}}
         policy = parse_policy({"kind": "NetworkPolicy", "metadata": meta, "spec": spec})
         assert policy.audit is audit
+        assert (policy.refusal is None) is (spec["podSelector"] == {})
         asked = Question(End(300, LabelSet(("k8s:io.kubernetes.pod.namespace=default",))),
                          End(301, DB), Direction.INGRESS, 6, 80)  # fmt: skip
         assert verdict([policy], asked).allowed is audit
         assert not verdict([policy], asked, shadow=True).allowed
+
+
+@pytest.mark.parametrize("value", ["yes", "1", "true ", "", True])
+def test_audit_mode_that_is_none(value: Any) -> None:
+    """Whoever meant to try a policy is told that it would not be a trial."""
+    for kind, name in (
+        ("NetworkPolicy", "podSelector"),
+        ("CiliumNetworkPolicy", "endpointSelector"),
+    ):
+        meta = {"name": "p", "annotations": {"fimbria.io/policy-audit-mode": value}}
+        spec = {name: {}, "ingress": [{}]}
+        policy = parse_policy({"kind": kind, "metadata": meta, "spec": spec})
+        assert policy.refusal is not None
+        assert policy.refusal[0] == "metadata.annotations"
+        assert policy.refusal[1].startswith('fimbria.io/policy-audit-mode: expected "true"')
+        assert not policy.audit
+        assert [spec.rules for spec in policy.specs] == [()]
 
 
 def test_forced() -> None:
