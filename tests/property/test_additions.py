@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from fimbria.analysis.additions import Edit
-    from fimbria.analysis.flows import Place
+    from fimbria.analysis.places import Place
 
 sized = settings(
     max_examples=max(4, int(os.environ.get("FIMBRIA_CASES", "5000")) // 250),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from fimbria.analysis import Flow, FlowError
 from fimbria.analysis.atoms import OTHER, cut_ends, cut_ports
 from fimbria.analysis.diff import common, diff
-from fimbria.analysis.flows import ENTITIES
+from fimbria.analysis.places import ENTITIES
 from fimbria.analysis.prove import prove
 from fimbria.analysis.reach import Reach
 from fimbria.analysis.results import Outcome

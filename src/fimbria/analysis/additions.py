@@ -19,7 +19,8 @@ from fimbria.analysis.additions_cut import undenied, without_object
 from fimbria.analysis.additions_edit import Asked, Edit, NoAddition, at, edited, parsed
 from fimbria.analysis.additions_text import Document, Unnameable
 from fimbria.analysis.engine import loops
-from fimbria.analysis.flows import Flow, packet
+from fimbria.analysis.flows import Flow
+from fimbria.analysis.places import packet
 from fimbria.analysis.results import Because, Outcome
 from fimbria.datapath.abi import Direction, Identity
 from fimbria.model.identity import RESERVED

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fimbria.analysis.diff import Change
     from fimbria.analysis.engine import Engine
-    from fimbria.analysis.flows import Place
+    from fimbria.analysis.places import Place
     from fimbria.model.policy import Peer, PortSpec
     from fimbria.model.selector import Selector
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from fimbria.analysis.additions_check import Scope
     from fimbria.analysis.additions_text import Document
-    from fimbria.analysis.flows import Place
+    from fimbria.analysis.places import Place
     from fimbria.analysis.results import Half
     from fimbria.analysis.world import World
     from fimbria.datapath.abi import Direction

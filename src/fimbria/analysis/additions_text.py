@@ -19,7 +19,7 @@ from fimbria.model.policy import Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from fimbria.analysis.flows import Place
+    from fimbria.analysis.places import Place
     from fimbria.analysis.world import World
     from fimbria.model.policy import PolicyKey
 

@@ -36,7 +36,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from fimbria.analysis.atoms import SPACES, Atom
-from fimbria.analysis.flows import ENTITIES
+from fimbria.analysis.places import ENTITIES
 from fimbria.model.identity import API_SERVER
 from fimbria.model.labels import NAMESPACE, LabelSet
 from fimbria.model.peers import Prefix, prefix

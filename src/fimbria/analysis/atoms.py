@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from fimbria.analysis.flows import ENTITIES
+from fimbria.analysis.places import ENTITIES
 from fimbria.datapath.abi import EndpointIds, Identity, PolicyKey, PolicyShape
 from fimbria.model.identity import RESERVED, node_labels, world_labels
 from fimbria.model.peers import Prefix, host_prefix

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fimbria.analysis.engine import Engine
-    from fimbria.analysis.flows import Place
+    from fimbria.analysis.places import Place
     from fimbria.analysis.table import Ints
 
 PLACES = 1 << 19

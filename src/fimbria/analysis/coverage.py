@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from fimbria.analysis.engine import loops
-from fimbria.analysis.flows import packet
+from fimbria.analysis.places import packet
 from fimbria.datapath.abi import Direction, EndpointIds
 from fimbria.model.policy import DIRECTIONS, Action, Tier
 from fimbria.model.semantics import Question, Reason, Verdict, selecting, verdict
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fimbria.analysis.engine import Engine
-    from fimbria.analysis.flows import Flow, Place
+    from fimbria.analysis.flows import Flow
+    from fimbria.analysis.places import Place
     from fimbria.analysis.world import World
     from fimbria.model.policy import Policy, PolicyKey
 

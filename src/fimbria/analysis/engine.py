@@ -20,10 +20,9 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from fimbria.analysis.flows import Flow, FlowError, Place, Places, packet
+from fimbria.analysis.flows import Flow, FlowError, as_flow, flow_or_error
 from fimbria.analysis.halves import Halves
+from fimbria.analysis.places import Place, Places, packet
 from fimbria.analysis.results import Because, Half, Outcome, Result, together
 from fimbria.analysis.views import Views
 from fimbria.compile.ids import BUILT_IN, Ids, PolicyIds
@@ -167,7 +166,7 @@ class Engine:
         """
         judge = judge or self.judge
         batches = iter(flows)
-        while batch := [_asked(flow) for flow in islice(batches, BATCH)]:
+        while batch := [flow_or_error(flow) for flow in islice(batches, BATCH)]:
             good = [flow for flow in batch if isinstance(flow, Flow)]
             if judge == "maps" and len(good) >= FEW:
                 results = self.bulk.results(good)
@@ -280,23 +279,6 @@ class Engine:
 def loops(own: Place, peer: Place) -> bool:
     """Return whether a node talks with itself, as its own view has it: that passes no device."""
     return own.unit == EndpointIds.HOST and peer.end.identity == Identity.HOST
-
-
-def as_flow(given: Mapping[str, Any]) -> Flow:
-    """Return a flow from a mapping. Raises FlowError naming what is missing or wrong."""
-    try:
-        return msgspec.convert(given, Flow)
-    except msgspec.ValidationError as error:
-        raise FlowError(str(error)) from error
-
-
-def _asked(given: Flow | Mapping[str, Any]) -> Flow | FlowError:
-    if isinstance(given, Flow):
-        return given
-    try:
-        return as_flow(given)
-    except FlowError as error:
-        return error
 
 
 def _essence(one: Result) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from fimbria.analysis.explain import policy_value
-from fimbria.analysis.flows import packet
+from fimbria.analysis.places import packet
 from fimbria.analysis.results import Because, Outcome
 from fimbria.datapath.abi import Direction
 from fimbria.model.matching import names
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from fimbria.analysis.coverage import Deciders
     from fimbria.analysis.engine import Engine
-    from fimbria.analysis.flows import Flow, Place
+    from fimbria.analysis.flows import Flow
+    from fimbria.analysis.places import Place
     from fimbria.analysis.results import Half, Result
     from fimbria.model.policy import Peer, Policy
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fimbria.analysis.engine import loops
-from fimbria.analysis.flows import FlowError, Place
+from fimbria.analysis.flows import FlowError
+from fimbria.analysis.places import Place
 from fimbria.analysis.trace import ANY, Trace, TraceEnd, TraceHalf, trace_halves
 from fimbria.datapath.abi import Direction, EndpointIds
 from fimbria.model.identity import RESERVED

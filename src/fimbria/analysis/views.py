@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fimbria.analysis.engine import Engine
-    from fimbria.analysis.flows import Place
+    from fimbria.analysis.places import Place
     from fimbria.model.policy import PolicyKey
 
 

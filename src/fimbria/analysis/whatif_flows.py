@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from fimbria.analysis.engine import as_flow
-from fimbria.analysis.flows import FlowError
+from fimbria.analysis.flows import FlowError, as_flow
 from fimbria.model.policy import Protocol
 
 if TYPE_CHECKING:
