@@ -15,7 +15,7 @@ from fimbria.model.fields import UNSUPPORTED, Fields, word
 from fimbria.model.fqdn import fqdn
 from fimbria.model.peers import GROUP_NAME, Cidr, CidrGroups, Services
 from fimbria.model.policy import Peer, PolicyError
-from fimbria.model.selector import exists, selector
+from fimbria.model.selector import EVERYTHING, exists, selector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,8 @@ def cilium_peers(rule: Fields, place: Place, reading: Reading) -> tuple[Peer, ..
 
 def _endpoint(value: Any, path: str, reading: Reading) -> tuple[Peer, ...]:
     chosen = select_parse.label_selector(value, path, select_parse.cilium_key)
-    return (Peer(path, select_parse.peer(chosen, reading.namespace)),)
+    whom = select_parse.peer(chosen, reading.namespace, init=reading.init)
+    return (Peer(path, None if whom == EVERYTHING else whom),)
 
 
 def _cidr(value: Any, path: str, reading: Reading) -> tuple[Peer, ...]:

@@ -8,6 +8,7 @@ there makes its direction deny by default, unless enableDefaultDeny says otherwi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fimbria.datapath.abi import Direction
@@ -51,6 +52,7 @@ def _spec(value: Any, path: str, reading: Reading) -> Spec:
     fields = Fields(value, path)
     host = fields.has("nodeSelector")
     subject = _subject(fields, reading)
+    reading = replace(reading, init=not host and select_parse.is_init(subject))
     fields.text("description")
     fields.items("labels")
     _log(fields)

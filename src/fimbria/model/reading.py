@@ -18,12 +18,14 @@ class Reading:
     """One object.
 
     `namespace`: the object's, "" for a clusterwide one. `cluster`: the cluster's name.
-    `node_labels`: enable-node-selector-labels. `pending` collects what becomes `Policy.pending`.
+    `node_labels`: enable-node-selector-labels. `init`: what is read is about pods without identity
+    (`reserved:init`). `pending` collects what becomes `Policy.pending`.
     """
 
     namespace: str
     cluster: str = "default"
     node_labels: bool = False
+    init: bool = False
     pending: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     def needs_proxy(self, path: str) -> None:

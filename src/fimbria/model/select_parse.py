@@ -95,6 +95,11 @@ def node_peers(chosen: Selector, path: str) -> tuple[Peer, ...]:
                  for label in ("host", "remote-node"))  # fmt: skip
 
 
+def is_init(chosen: Selector) -> bool:
+    """Return whether a selector demands `reserved:init`."""
+    return any(row.key == _INIT and row.operator in _POSITIVE for row in chosen.requirements)
+
+
 def subject(chosen: Selector, namespace: str, path: str) -> Selector:
     """Return an endpointSelector with the namespace rule applied.
 
@@ -102,7 +107,7 @@ def subject(chosen: Selector, namespace: str, path: str) -> Selector:
     pods that have no identity yet have no namespace, and who demands `reserved:init` selects
     nobody else. Raises PolicyError for a namespaced policy that names another namespace.
     """
-    if any(row.key == _INIT and row.operator in _POSITIVE for row in chosen.requirements):
+    if is_init(chosen):
         return chosen
     if not namespace:
         return chosen.also(exists(K8S_NAMESPACE))
@@ -118,16 +123,17 @@ def of_any_namespace(chosen: Selector) -> Selector:
     return selector(row for row in chosen.requirements if row.key not in _NAMES)
 
 
-def peer(chosen: Selector, namespace: str) -> Selector:
+def peer(chosen: Selector, namespace: str, *, init: bool = False) -> Selector:
     """Return a peer's selector with the namespace rule applied: own namespace unless one is named.
 
     Labels of source `reserved` stand for themselves. In a clusterwide policy a peer is any pod;
-    naming namespaces by their labels, also by those that they lack, does not change that.
+    naming namespaces by their labels, also by those that they lack, does not change that. With
+    `init` it is about pods that have no identity yet, and a peer is any end, namespace or not.
     """
     if chosen.has_source("reserved") or any(row.key in _NAMES for row in chosen.requirements):
         return chosen
     if not namespace:
-        return chosen.also(exists(K8S_NAMESPACE))
+        return chosen if init else chosen.also(exists(K8S_NAMESPACE))
     if chosen.names(*_NAMESPACES_BY_LABEL):
         return chosen
     return chosen.also(equals(K8S_NAMESPACE, namespace))

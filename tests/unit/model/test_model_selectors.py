@@ -11,6 +11,7 @@ from fimbria.model.labels import CLUSTER, LabelSet
 from fimbria.model.policy import Policy, PolicyError
 from fimbria.model.policy_parse import parse_policy
 from fimbria.model.select_parse import cilium_key, kubernetes_key, label_selector, namespace_key
+from fimbria.model.selector import Selector
 
 CNP, CCNP = "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy"
 NAMESPACES = "io.cilium.k8s.namespace.labels"
@@ -83,6 +84,22 @@ def test_peers_of_a_clusterwide_policy_are_pods(peer: Any) -> None:
     assert names(CCNP, peer, pod("blue"))
     assert not names(CCNP, peer, LabelSet(("reserved:world",)))
     assert not names(CCNP, peer, LabelSet(("reserved:host",)))
+
+
+@pytest.mark.parametrize("key", ["reserved:init", "reserved.init"])
+def test_peers_of_pods_without_identity(key: str) -> None:
+    """Clusterwide, `{}` is anyone at all to them, and labels are looked for with anyone."""
+    init = {"matchLabels": {key: ""}}
+    ((everyone,),) = [rule.peers for rule in policy(CCNP, init, {}).specs[0].rules]
+    assert everyone.whom is None
+    ((some,),) = [rule.peers for rule in policy(CCNP, init, absent("app")).specs[0].rules]
+    assert isinstance(some.whom, Selector)
+    assert some.whom.matches(LabelSet(("reserved:world",)))
+    assert not some.whom.matches(pod("red", "k8s:app=db"))
+    ((own,),) = [rule.peers for rule in policy(CNP, init, {}).specs[0].rules]
+    assert isinstance(own.whom, Selector)
+    assert not own.whom.matches(LabelSet(("reserved:world",)))
+    assert own.whom.matches(pod("red"))
 
 
 @pytest.mark.parametrize("kind", [CNP, CCNP])
