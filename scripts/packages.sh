@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the Debian packages that are missing, and say which. Groups: venv, run, test.
 #   run:  what the lab and the node use at run time
-#   test: real clients that the tests drive
+#   test: real clients that the tests drive (where systemd runs, Debian starts containerd's service)
 set -euo pipefail
 
 want=()
