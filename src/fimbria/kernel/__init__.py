@@ -15,10 +15,10 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 def objects_dir() -> Path:
     """Folder with the compiled datapath (*.o).
 
-    `FIMBRIA_BPF_DIR` if it is set, else the checkout's build/bpf, else what the installed package
-    carries.
+    `FIMBRIA_BPF_DIR` if it is set, else a source tree's build/bpf (made or not), else what the
+    installed package carries.
     """
     if chosen := os.environ.get("FIMBRIA_BPF_DIR"):
         return Path(chosen)
-    built = _PACKAGE.parent.parent / "build" / "bpf"
-    return built if built.is_dir() else _PACKAGE / "bpf"
+    tree = _PACKAGE.parent.parent
+    return tree / "build" / "bpf" if (tree / "bpf" / "abi.h").is_file() else _PACKAGE / "bpf"

@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 
 
 def definitions(objects: Path) -> dict[str, MapDef]:
-    """Map definitions of all objects (*.o) in a folder, by name."""
+    """Map definitions of all objects (*.o) in a folder, by name. Raises ObjectError."""
     found: dict[str, MapDef] = {}
     for path in sorted(objects.glob("*.o")):
         found |= ObjectFile(path, {}).definitions
     if not found:
-        raise ObjectError(objects, "holds no compiled datapath: run make build")
+        what = "a folder without *.o" if objects.is_dir() else "there is no such folder"
+        raise ObjectError(
+            objects,
+            f"the compiled datapath was looked for here: {what}; run `make build` in the source "
+            "tree, or name the folder that has it in FIMBRIA_BPF_DIR",
+        )
     return found
 
 

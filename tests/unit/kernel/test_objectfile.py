@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fimbria.kernel import objects_dir
 from fimbria.kernel.btf import Btf, Kind
 from fimbria.kernel.elf import ElfFile
 from fimbria.kernel.errors import ObjectError
+from fimbria.kernel.store import definitions
 
 PATH = Path("some.o")
 
@@ -115,3 +117,21 @@ def test_layout_tells_types_apart() -> None:
         )
     ]  # fmt: skip
     assert len(set(prints)) == 4
+
+
+def test_where_the_datapath_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a compiled datapath the error names the folder that was looked at, and what to do."""
+    monkeypatch.delenv("FIMBRIA_BPF_DIR", raising=False)
+    assert objects_dir() == Path(__file__).resolve().parents[3] / "build" / "bpf"
+    monkeypatch.setattr("fimbria.kernel._PACKAGE", tmp_path / "site-packages" / "fimbria")
+    assert objects_dir() == tmp_path / "site-packages" / "fimbria" / "bpf"
+    tree = tmp_path / "tree"
+    (tree / "bpf").mkdir(parents=True)
+    (tree / "bpf" / "abi.h").touch()
+    monkeypatch.setattr("fimbria.kernel._PACKAGE", tree / "src" / "fimbria")
+    for missing in ("there is no such folder", "a folder without"):
+        with pytest.raises(ObjectError, match=missing) as caught:
+            definitions(objects_dir())
+        assert str(tree / "build" / "bpf") in str(caught.value)
+        assert "make build" in str(caught.value)
+        objects_dir().mkdir(parents=True, exist_ok=True)
