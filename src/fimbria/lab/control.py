@@ -137,16 +137,16 @@ def _pods(supervisor: Supervisor, here: int) -> list[Document]:
     for (namespace, name), pod in sorted(kubelets.cluster.state.pods.items()):
         runner = kubelets.runners.get(pod["metadata"]["uid"])
         box = runner.box if runner else None
-        current = runner.status() if runner else objects.part(pod, "status")
+        current = runner.report.status() if runner else objects.part(pod, "status")
         entry: Document = {
             "namespace": namespace,
             "name": name,
             "node": pod["spec"].get("nodeName") or "",
             "netns": "",
-            "addresses": runner.addresses if runner else objects.addresses(pod),
+            "addresses": runner.state.addresses if runner else objects.addresses(pod),
             "ready": objects.ready({"status": current}),
             "phase": current.get("phase") or "Pending",
-            "pids": [one.pid for one in runner.containers if one.pid] if runner else [],
+            "pids": [one.pid for one in runner.state.containers if one.pid] if runner else [],
             "reason": _reason(current),
         }
         if box is not None:

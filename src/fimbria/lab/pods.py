@@ -1,4 +1,10 @@
-"""A pod's life on its node, as a kubelet leads it: sandbox, network, containers, status, end."""
+"""A pod's life on its node, as a kubelet leads it: sandbox, network, containers, end.
+
+    bound ─► images known ─► namespaces ─► CNI ADD ─► init containers ─► containers
+    deleted ─► SIGTERM, grace, SIGKILL ─► CNI DEL ─► namespaces ─► the object is deleted
+
+What becomes of it is kept in a PodState, of which `podreport` tells the API.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +12,24 @@ import asyncio
 import contextlib
 import logging
 import signal
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fimbria.lab import cgroups, hosts, images, objects, sandbox
 from fimbria.lab.containers import Container
+from fimbria.lab.podreport import PodReport, PodState
 from fimbria.lab.probes import Target
-from fimbria.sources.errors import KubeError, KubeUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
+    from fimbria.lab.objects import Document
     from fimbria.lab.processes import Processes
     from fimbria.lab.sandbox import Cni, Sandbox
     from fimbria.lab.spec import LabPaths
     from fimbria.sources.kube import KubeClient
 
-Document = dict[str, Any]
 log = logging.getLogger(__name__)
 RETRY_FIRST, RETRY_MAX = 0.1, 3.0
 GRACE = 30
@@ -44,30 +50,29 @@ class NodeContext:
     changed: Callable[[], None]
 
 
-@dataclass
 class PodRunner:
     """One pod, from its binding until its object is deleted."""
 
-    node: NodeContext
-    pod: Document
-    box: Sandbox | None = None
-    addresses: list[str] = field(default_factory=list[str])
-    containers: list[Container] = field(default_factory=list[Container])
-    _init: list[Container] = field(default_factory=list[Container])
-    _delete: asyncio.Event = field(default_factory=asyncio.Event)
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
-    _problem: tuple[str, str] | None = None
-    _sent: Document = field(default_factory=dict[str, Any])
-    _initialized: bool = False
+    def __init__(self, node: NodeContext, pod: Document) -> None:
+        self.node = node
+        self.state = PodState(pod)
+        self.report = PodReport(node.client, node.name, node.addresses, self.state)
+        self.box: Sandbox | None = None
+        self._delete = asyncio.Event()
+
+    @property
+    def pod(self) -> Document:
+        """The API's object."""
+        return self.state.pod
 
     @property
     def name(self) -> str:
         """namespace/name, for messages."""
-        return "/".join(objects.key(self.pod))
+        return "/".join(self.state.key)
 
     def update(self, pod: Document) -> None:
         """The API's current object; a deletion timestamp starts the end."""
-        self.pod = pod
+        self.state.pod = pod
         if objects.leaving(pod):
             self._delete.set()
 
@@ -77,7 +82,7 @@ class PodRunner:
 
     async def run(self) -> None:
         """Live; returns when nothing of the pod is left."""
-        reporter = asyncio.create_task(self._report())
+        reporter = asyncio.create_task(self.report.run())
         life = asyncio.create_task(self._live())
         deleted = asyncio.create_task(self._delete.wait())
         try:
@@ -91,20 +96,20 @@ class PodRunner:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-        await self._forget()
+        await self.report.gone()
 
     async def _live(self) -> None:
         spec = self.pod["spec"]
         try:
-            own = self._processes_of(objects.parts(spec, "containers"), {})
-            self._processes_of(objects.parts(spec, "initContainers"), {})
+            for kind in ("containers", "initContainers"):
+                for one in objects.parts(spec, kind):
+                    images.process(one, self.pod, {})
         except (images.NoSuchImage, ValueError) as error:
             reason = "ErrImagePull" if isinstance(error, images.NoSuchImage) else "CreateError"
-            self._problem = (reason, str(error))
+            self.state.problem = (reason, str(error))
             self._changed()
-            await self._event("Failed", str(error))
+            await self.report.event("Failed", str(error))
             return
-        del own
         await self._network()
         environment = self._environment()
         group = self._cgroup()
@@ -122,21 +127,16 @@ class PodRunner:
             )
 
         first = "OnFailure" if policy == "Always" else policy
-        self._init = [container(one, first) for one in objects.parts(spec, "initContainers")]
-        self.containers = [container(one, policy) for one in spec["containers"]]
-        for one in self._init:
+        self.state.init = [container(one, first) for one in objects.parts(spec, "initContainers")]
+        self.state.containers = [container(one, policy) for one in spec["containers"]]
+        for one in self.state.init:
             await one.run(None)
             if one.exit_code:
                 self._changed()
                 return
-        self._initialized = True
+        self.state.initialized = True
         target = self._target()
-        await asyncio.gather(*(one.run(target) for one in self.containers))
-
-    def _processes_of(
-        self, documents: list[Document], environment: Mapping[str, str]
-    ) -> list[images.Process]:
-        return [images.process(one, self.pod, environment) for one in documents]
+        await asyncio.gather(*(one.run(target) for one in self.state.containers))
 
     async def _network(self) -> None:
         namespace, _ = objects.key(self.pod)
@@ -147,18 +147,18 @@ class PodRunner:
         own = None if self.pod["spec"].get("hostNetwork") else paths.netns(f"pod-{uid}")
         self.box = sandbox.create(self.pod, own, file, self.node.net)
         if own is None:
-            self.addresses = list(self.node.addresses)
+            self.state.addresses = list(self.node.addresses)
             self._changed()
             return
         delay, told = RETRY_FIRST, ""
-        while not self.addresses:
+        while not self.state.addresses:
             try:
-                self.addresses = await self.node.cni.add(self.pod, self.box)
+                self.state.addresses = await self.node.cni.add(self.pod, self.box)
             except (sandbox.CniFailure, OSError) as error:
                 if str(error) != told:
                     told = str(error)
                     log.warning("%s: network: %s", self.name, error)
-                    await self._event("FailedCreatePodSandBox", told)
+                    await self.report.event("FailedCreatePodSandBox", told)
                 with contextlib.suppress(sandbox.CniFailure, OSError):
                     await self.node.cni.delete(self.pod, self.box)
                 await asyncio.sleep(delay)
@@ -172,8 +172,8 @@ class PodRunner:
             "FIMBRIA_POD": name,
             "FIMBRIA_NAMESPACE": namespace,
             "FIMBRIA_NODE": self.node.name,
-            "FIMBRIA_POD_IP": self.addresses[0],
-            "FIMBRIA_POD_IPS": ",".join(self.addresses),
+            "FIMBRIA_POD_IP": self.state.addresses[0],
+            "FIMBRIA_POD_IPS": ",".join(self.state.addresses),
             "FIMBRIA_HOST_IP": self.node.addresses[0],
         }
 
@@ -202,11 +202,11 @@ class PodRunner:
             for port in objects.parts(one, "ports")
             if port.get("name")
         }
-        return Target(self.node.net, self.addresses[0], ports, execute)
+        return Target(self.node.net, self.state.addresses[0], ports, execute)
 
     async def _end(self, life: asyncio.Task[None]) -> None:
         """Stop the processes (with the pod's grace if deleted), the network, the namespaces."""
-        running = [*self._init, *self.containers]
+        running = [*self.state.init, *self.state.containers]
         for one in running:
             one.terminate(signal.SIGTERM)
         grace = self.pod["metadata"].get("deletionGracePeriodSeconds", GRACE)
@@ -237,135 +237,6 @@ class PodRunner:
                 return
             await asyncio.sleep(0.01)
 
-    async def _forget(self) -> None:
-        """Delete the object for good: a kubelet's last act."""
-        namespace, name = objects.key(self.pod)
-        uid = self.pod["metadata"]["uid"]
-        body = {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}}
-        path = objects.PODS.path(namespace, name)
-        while True:
-            try:
-                await self.node.client.request("DELETE", path, body=body)
-            except KubeUnreachable:
-                await asyncio.sleep(RETRY_MAX)
-                continue
-            except KubeError as error:
-                if error.status not in (404, 409):
-                    log.warning("%s: delete: %s", self.name, error)
-            return
-
-    def status(self) -> Document:
-        """The pod's status document."""
-        statuses = [one.status() for one in self.containers]
-        spec = self.pod["spec"]
-        if not statuses:
-            reason, message = self._problem or ("ContainerCreating", "")
-            waiting = {"reason": reason} | ({"message": message} if message else {})
-            statuses = [
-                {
-                    "name": one["name"],
-                    "image": str(one.get("image") or ""),
-                    "imageID": "",
-                    "ready": False,
-                    "restartCount": 0,
-                    "state": {"waiting": waiting},
-                    "lastState": {},
-                }
-                for one in objects.parts(spec, "containers")
-            ]
-        ready = bool(self.containers) and all(one.ready for one in self.containers)
-        have = {
-            "PodScheduled": True,
-            "Initialized": self._initialized,
-            "ContainersReady": ready,
-            "Ready": ready,
-        }
-        old = {
-            one["type"]: one
-            for one in (self._sent or objects.part(self.pod, "status")).get("conditions", [])
-        }
-        conditions: list[Document] = []
-        for kind, value in have.items():
-            text = "True" if value else "False"
-            since = old.get(kind, {})
-            at = since.get("lastTransitionTime") if since.get("status") == text else None
-            conditions.append(
-                {"type": kind, "status": text, "lastTransitionTime": at or objects.now()}
-            )
-        document: Document = {
-            "phase": self._phase(),
-            "conditions": conditions,
-            "containerStatuses": statuses,
-            "hostIP": self.node.addresses[0],
-            "hostIPs": [{"ip": address} for address in self.node.addresses],
-            "qosClass": "BestEffort",
-        }
-        if self._init:
-            document["initContainerStatuses"] = [one.status() for one in self._init]
-        if self.addresses:
-            document["podIP"] = self.addresses[0]
-            document["podIPs"] = [{"ip": address} for address in self.addresses]
-            document["startTime"] = self._sent.get("startTime") or objects.now()
-        return document
-
-    def _phase(self) -> str:
-        if self.containers and all(
-            "terminated" in one.status()["state"] for one in self.containers
-        ):
-            failed = any(one.exit_code for one in self.containers)
-            return "Failed" if failed else "Succeeded"
-        if any(one.exit_code and "terminated" in one.status()["state"] for one in self._init):
-            return "Failed"
-        begun = any(
-            "waiting" not in one.status()["state"] or one.restarts for one in self.containers
-        )
-        return "Running" if begun else "Pending"
-
     def _changed(self) -> None:
-        self._news.set()
+        self.report.changed()
         self.node.changed()
-
-    async def _report(self) -> None:
-        """Write the status whenever it is another one."""
-        namespace, name = objects.key(self.pod)
-        self._news.set()
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            document = self.status()
-            if document == self._sent:
-                continue
-            try:
-                await self.node.client.patch(
-                    objects.PODS, name, {"status": document}, namespace, subresource="status"
-                )
-            except KubeUnreachable:
-                await asyncio.sleep(RETRY_MAX)
-                self._news.set()
-            except KubeError as error:
-                if error.status != 404:
-                    log.warning("%s: status: %s", self.name, error)
-            else:
-                self._sent = document
-
-    async def _event(self, reason: str, message: str) -> None:
-        """Tell users what is wrong, where `kubectl describe` shows it."""
-        namespace, name = objects.key(self.pod)
-        meta = self.pod["metadata"]
-        suffix = objects.digest(meta["uid"], reason, message, length=16)
-        body = {
-            "metadata": {"name": f"{name}.{suffix}", "namespace": namespace},
-            "involvedObject": {
-                "apiVersion": "v1", "kind": "Pod", "name": name, "namespace": namespace,
-                "uid": meta["uid"],
-            },
-            "type": "Warning",
-            "reason": reason,
-            "message": message,
-            "source": {"component": "kubelet", "host": self.node.name},
-            "firstTimestamp": objects.now(),
-            "lastTimestamp": objects.now(),
-            "count": 1,
-        }  # fmt: skip
-        with contextlib.suppress(KubeError, KubeUnreachable):
-            await self.node.client.create(objects.EVENTS, body, namespace)
