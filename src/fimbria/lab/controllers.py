@@ -1,6 +1,6 @@
-"""Keeps the cluster's objects in view, and carries out what `workloads` wants.
+"""Keeps the cluster's objects in view, and carries out what the controllers want.
 
-API ─ watches ─► snapshot ─► workloads.reconcile ─ actions ─► API
+API ─ watches ─► snapshot ─► workloads, serviceendpoints ─ actions ─► API
                     └──────► kubelets, hosts files, status
 """
 
@@ -10,8 +10,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from fimbria.lab import objects, workloads
-from fimbria.lab.workloads import Action, Snapshot
+from fimbria.lab import objects, serviceendpoints, workloads
+from fimbria.lab.snapshot import Action, Snapshot
 from fimbria.sources.errors import KubeError, KubeUnreachable
 from fimbria.sources.reflector import Reflector
 
@@ -71,7 +71,7 @@ class Cluster:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            actions = workloads.reconcile(self.state)
+            actions = reconcile(self.state)
             results = await asyncio.gather(*map(self._perform, actions))
             if not all(results):
                 await asyncio.sleep(RETRY)
@@ -93,6 +93,17 @@ class Cluster:
 
 def _same(document: Document) -> Document:
     return document
+
+
+def reconcile(state: Snapshot) -> list[Action]:
+    """Everything that is to be done now."""
+    return [
+        *workloads.schedule(state),
+        *workloads.deployments(state),
+        *workloads.replica_sets(state),
+        *workloads.daemon_sets(state),
+        *serviceendpoints.endpoints(state),
+    ]
 
 
 async def perform(client: KubeClient, action: Action) -> None:

@@ -6,7 +6,8 @@ import copy
 from typing import Any
 
 from fimbria.lab import objects
-from fimbria.lab.workloads import Action, Snapshot, reconcile
+from fimbria.lab.controllers import reconcile
+from fimbria.lab.snapshot import Action, Snapshot
 
 Document = dict[str, Any]
 
