@@ -304,7 +304,7 @@ class Node:
 
     def assign(self, pod: Pod, policy_id: int, flags: int = 0, **fields: int) -> None:
         """Points an endpoint at a policy; `fields` are further ones of struct policy_ref."""
-        ref = abi.PolicyRef(policy_id=policy_id, revision=1, flags=flags, **fields)
+        ref = abi.PolicyRef(policy_id=policy_id, flags=flags, **fields)
         self.maps["cilium_policy_ref"].put(struct.pack("=I", pod.lxc_id), ref.pack())
 
     # -- packets --

@@ -157,7 +157,6 @@ enum policy_ids { POLICY_ID_NONE = 0, POLICY_ID_LOCKED = 1 };
 struct policy_ref {
 	__u32 policy_id;
 	__u32 shadow_id; /* audit: judged beside the real one; 0 none */
-	__u32 revision;  /* agent's policy revision that this realises */
 	__u32 flags;     /* enum policy_ref_flags */
 	__u32 fallback_id; /* holds instead of policy_id once jiffies have passed `until` */
 	__u32 until;     /* jiffies, low 32 bits, compared by signed difference; 0: never, and

@@ -85,7 +85,7 @@ def host_policy(
 ) -> None:
     """Give the node itself a policy."""
     node.policy(7, flags, entries)
-    ref = abi.PolicyRef(policy_id=7, revision=1)
+    ref = abi.PolicyRef(policy_id=7)
     node.maps["cilium_policy_ref"].put(struct.pack("=I", HOST), ref.pack())
 
 

@@ -177,7 +177,6 @@ def _endpoint_policies(target: Target, endpoints: Sequence[int]) -> list[dict[st
                 {
                     "endpoint": endpoint,
                     "policy": ref.policy_id,
-                    "revision": ref.revision,
                     "ingress": bool(enforced & abi.PolicyFlags.INGRESS),
                     "egress": bool(enforced & abi.PolicyFlags.EGRESS),
                     "entries": entries,

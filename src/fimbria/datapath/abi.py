@@ -623,32 +623,31 @@ class PolicyRef(NamedTuple):
 
     policy_id: int = 0
     shadow_id: int = 0
-    revision: int = 0
     flags: int = 0
     fallback_id: int = 0
     until: int = 0
 
     def pack(self) -> bytes:
-        """The 24 bytes of struct policy_ref."""
+        """The 20 bytes of struct policy_ref."""
         return _POLICY_REF.pack(
-            self.policy_id, self.shadow_id, self.revision, self.flags, self.fallback_id, self.until
+            self.policy_id, self.shadow_id, self.flags, self.fallback_id, self.until
         )
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
-        """From the 24 bytes of struct policy_ref."""
-        t = _POLICY_REF.unpack(_whole("PolicyRef", data, 24))
-        return cls(t[0], t[1], t[2], t[3], t[4], t[5])
+        """From the 20 bytes of struct policy_ref."""
+        t = _POLICY_REF.unpack(_whole("PolicyRef", data, 20))
+        return cls(t[0], t[1], t[2], t[3], t[4])
 
-    SIZE = 24
+    SIZE = 20
 
 
-_POLICY_REF = Struct("<IIIIII")
+_POLICY_REF = Struct("<IIIII")
 DTYPES["PolicyRef"] = {
-    "names": ["policy_id", "shadow_id", "revision", "flags", "fallback_id", "until"],
-    "formats": ["<u4", "<u4", "<u4", "<u4", "<u4", "<u4"],
-    "offsets": [0, 4, 8, 12, 16, 20],
-    "itemsize": 24,
+    "names": ["policy_id", "shadow_id", "flags", "fallback_id", "until"],
+    "formats": ["<u4", "<u4", "<u4", "<u4", "<u4"],
+    "offsets": [0, 4, 8, 12, 16],
+    "itemsize": 20,
 }
 
 
@@ -1273,7 +1272,7 @@ FINGERPRINTS: Final[dict[str, str]] = {
     "struct node_key": "75cdb8f66077b3c5",
     "struct node_info": "6abac5e437cdb919",
     "enum policy_ids": "e86145265e47549a",
-    "struct policy_ref": "c1ea1ae7fb883459",
+    "struct policy_ref": "62288332a8848d43",
     "enum policy_ref_flags": "842fbbcd9c0cef17",
     "enum policy_flags": "ef4bd8fe9741177e",
     "enum policy_shape": "d8b40bee1f9b393e",
@@ -1306,4 +1305,4 @@ FINGERPRINTS: Final[dict[str, str]] = {
 }
 
 #: Fingerprint of all of them.
-FINGERPRINT: Final = "fb362120b69b9b14"
+FINGERPRINT: Final = "669dda86be4d7831"

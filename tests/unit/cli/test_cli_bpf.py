@@ -63,7 +63,7 @@ def bpf_root() -> Iterator[str]:
     metrics.put(u32(133 | abi.Direction.INGRESS << 8), one_each)
     stats.put(u32(16), one_each)
     refs = make("cilium_policy_ref", MapType.ARRAY, 4, abi.PolicyRef.SIZE)
-    refs.put(u32(7), abi.PolicyRef(policy_id=2, revision=5).pack())
+    refs.put(u32(7), abi.PolicyRef(policy_id=2).pack())
     infos = make("cilium_policy_info", MapType.ARRAY, 4, abi.PolicyInfo.SIZE)
     infos.put(u32(2), abi.PolicyInfo(flags=1, peer_shapes=(1 << 17, 0), next_id=3).pack())
     infos.put(u32(3), abi.PolicyInfo(flags=1, peer_shapes=(1 << 17, 0)).pack())
@@ -134,7 +134,7 @@ def test_policy(bpf) -> None:
     assert lines[1].endswith("not enforced")
     assert columns(lines[2])[:5] == ["7", "Allow", "Ingress", "300", "80/TCP"]
     document = json.loads(bpf("policy", "list", "7", "-o", "json").output)
-    assert (document[0]["policy"], document[0]["revision"]) == (2, 5)
+    assert document[0]["policy"] == 2
     assert document[0]["entries"][0]["key"] == ENTRY[0].pack().hex(" ")
     assert [(one["tier"], one["policy"]) for one in document[0]["entries"]] == [
         (2, "Allow"),
