@@ -1,7 +1,8 @@
 """A small asynchronous client of the Kubernetes API.
 
-One aiohttp session per process; typed decoding by msgspec into the Structs of `resources`. It
-retries nothing: whoever calls knows what a failure means (`errors` has the predicates), and the
+Kinds of `resources` ─► requests ─► Transport ─► answers ─► objects, decoded by msgspec
+
+It retries nothing: whoever calls knows what a failure means (`errors` has the predicates), and the
 reflector has the loop.
 
 A list comes in pages and may hold objects that do not have the form of their kind; those are handed
@@ -10,21 +11,17 @@ to `on_malformed` one by one, and the rest is delivered.
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
-from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
 
 from fimbria.sources import kubeconfig, wire
-from fimbria.sources.errors import DecodeError, KubeUnreachable
+from fimbria.sources.errors import DecodeError
+from fimbria.sources.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from fimbria.sources.kubeconfig import Connection
@@ -33,10 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAGE = 500
-REQUEST_TIMEOUT = 15.0
-TOKEN_LIFETIME = 60.0
-WATCH_GRACE = 15.0
-"""Seconds that a watch may outlive the timeout the server was asked for."""
 
 PatchType = Literal["json", "merge", "strategic"]
 _PATCH_TYPES = {
@@ -64,15 +57,11 @@ class Event(Generic[T]):
     resource_version: str
 
 
-class KubeClient:
-    """Requests to one API server. Use as `async with`, or call `close()`."""
+class KubeClient(Transport):
+    """Objects of one API server. Use as `async with`, or call `close()`."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._session: aiohttp.ClientSession | None = None
-        self._token_read = float("-inf")
-        self.addresses: frozenset[str] = frozenset()
-        """The server's, once `resolve` was called."""
+        super().__init__(connection)
         self.on_malformed: Callable[[DecodeError], None] = lambda error: None
 
     @classmethod
@@ -82,38 +71,11 @@ class KubeClient:
             return cls(kubeconfig.in_cluster())
         return cls(kubeconfig.load(path, context))
 
-    @property
-    def server(self) -> tuple[str, int]:
-        """Return host and port of the server; ("", 0) for one on a unix socket."""
-        if self._connection.socket:
-            return "", 0
-        parts = urlsplit(self._connection.base)
-        return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-
-    async def resolve(self) -> None:
-        """Find out `addresses`; there are none if its name has none now, or on a unix socket."""
-        host, port = self.server
-        if not host:
-            return
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                host, port, type=socket.SOCK_STREAM
-            )
-        except OSError:
-            return
-        self.addresses = frozenset(str(address[0]) for *_, address in found)
-
     async def __aenter__(self) -> KubeClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
 
     async def list(
         self,
@@ -195,21 +157,13 @@ class KubeClient:
             fieldSelector=field_selector,
         )
         decoder = msgspec.json.Decoder(resource.type)
-        limits = aiohttp.ClientTimeout(
-            total=seconds + WATCH_GRACE, sock_connect=REQUEST_TIMEOUT, sock_read=None
-        )
-        async with self._response("GET", resource.path(namespace), query, limits) as response:
-            rest = b""
-            try:
-                async for chunk in response.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    events = [e for line in lines if (e := self._event(resource, decoder, line))]
-                    if events:
-                        yield events
-            except TimeoutError:
-                return
-            except (aiohttp.ClientError, OSError) as error:
-                raise KubeUnreachable(f"{self._where()}: watch broke: {error}") from error
+        rest = b""
+        async with self.stream(resource.path(namespace), query, seconds) as chunks:
+            async for chunk in chunks:
+                *lines, rest = (rest + chunk).split(b"\n")
+                events = [e for line in lines if (e := self._event(resource, decoder, line))]
+                if events:
+                    yield events
 
     async def get(self, resource: Resource[T], name: str, namespace: str | None = None) -> T:
         """Return one object; KubeError (is_not_found) if there is none."""
@@ -269,78 +223,6 @@ class KubeClient:
         }
         body = {"preconditions": conditions} if conditions else None
         await self.request("DELETE", resource.path(namespace, name), body=body)
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        *,
-        body: object = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> bytes:
-        """Return the raw answer of any request; `body` is sent as JSON."""
-        limits = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
-        async with self._response(method, path, query, limits, body, headers) as response:
-            try:
-                return await response.read()
-            except (aiohttp.ClientError, OSError) as error:
-                raise KubeUnreachable(f"{self._where()}: answer broke off: {error}") from error
-
-    @asynccontextmanager
-    async def _response(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None,
-        limits: aiohttp.ClientTimeout,
-        body: object = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        data = None if body is None else msgspec.json.encode(body)
-        sent = {"Accept": "application/json", **self._authorization()}
-        if data is not None:
-            sent["Content-Type"] = "application/json"
-        sent.update(headers or {})
-        url = self._connection.base + path
-        try:
-            response = await self._open().request(
-                method, url, params=query, data=data, headers=sent, timeout=limits
-            )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise KubeUnreachable(f"{self._where()}: {error or 'no answer in time'}") from error
-        try:
-            if response.status >= 400:
-                raise wire.error_of(response.status, await response.read(), f"{method} {path}")
-            yield response
-        finally:
-            response.close() if response.status >= 400 else response.release()
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = (
-                aiohttp.UnixConnector(self._connection.socket, limit=0)
-                if self._connection.socket
-                else aiohttp.TCPConnector(ssl=self._connection.tls or True, limit=0)
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector, read_bufsize=1 << 20, headers=self._connection.headers
-            )
-        return self._session
-
-    def _authorization(self) -> dict[str, str]:
-        file = self._connection.token_file
-        if file is None:
-            return {}
-        now = asyncio.get_running_loop().time()
-        if now - self._token_read > TOKEN_LIFETIME:
-            self._token = file.read_text().strip()
-            self._token_read = now
-        return {"Authorization": f"Bearer {self._token}"}
-
-    def _where(self) -> str:
-        socket = self._connection.socket
-        return f"API server {'unix://' + socket if socket else self._connection.base}"
 
     def _decode(
         self, resource: Resource[T], decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes
