@@ -5,11 +5,13 @@ the kind's users; fields that it does not name are taken as they are, so that ma
 for a full Kubernetes work.
 
 Notation: `{"name!": str}` an object with a required field, `{"*": x}` a map of x, `[x]` a list,
-`str | int | bool | dict | list` a type, `Int(low, high)`, `Enum(…)`, `INT_OR_STRING`, `ANY`.
+`str | int | bool | dict | list` a type, `Int(low, high)`, `Enum(…)`, `Text(pattern, most)`,
+`INT_OR_STRING`, `ANY`.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,6 +38,23 @@ class Enum:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """A string of `most` characters at most that matches a regular expression as a whole."""
+
+    pattern: str
+    most: int
+
+    @property
+    def anchored(self) -> str:
+        """Return the pattern for those who look for it anywhere in a string (JSON schema)."""
+        return f"^{self.pattern}$"
+
+    def fits(self, value: str) -> bool:
+        """Return whether a value matches, whatever its length."""
+        return re.fullmatch(self.pattern, value) is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Special:
     """A type that JSON has no single name for."""
 
@@ -57,6 +76,7 @@ TYPE_NAMES: dict[type, str] = {
 PORT = Int(1, 65535)
 COUNT = Int(0, 2**31 - 1)
 PROTOCOL = Enum("TCP", "UDP", "SCTP")
+LABEL_VALUE = Text("(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?", 63)
 STRINGS: Schema = {"*": str}
 CONDITIONS: Schema = [{"type!": str, "status!": str, "reason": str, "message": str}]
 

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, cast
 
 from fimbria.apiserver.entry import Object, encode
-from fimbria.apiserver.notation import ANY, INT_OR_STRING, TYPE_NAMES, Enum, Int, Schema
+from fimbria.apiserver.notation import ANY, INT_OR_STRING, TYPE_NAMES, Enum, Int, Schema, Text
 from fimbria.apiserver.resources import SERVED, Resource
 from fimbria.apiserver.schema import METADATA, SCHEMAS
 
@@ -159,6 +159,8 @@ def _schema(schema: Schema) -> Object:
         return {"type": "string", "enum": list(schema.values)}
     if isinstance(schema, Int):
         return {"type": "integer", "minimum": schema.low, "maximum": schema.high}
+    if isinstance(schema, Text):
+        return {"type": "string", "maxLength": schema.most, "pattern": schema.anchored}
     if schema is INT_OR_STRING:
         return {"type": "string", "format": "int-or-string"}
     if schema is ANY:

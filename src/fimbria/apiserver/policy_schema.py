@@ -10,6 +10,7 @@ from __future__ import annotations
 from fimbria.apiserver.notation import (
     CONDITIONS,
     INT_OR_STRING,
+    LABEL_VALUE,
     PORT,
     SELECTOR,
     STRINGS,
@@ -22,6 +23,8 @@ _ANY_PORT = Int(0, 65535)
 _PROTOCOL = Enum("TCP", "UDP", "SCTP", "ICMP", "ICMPv6", "VRRP", "IGMP", "ANY")
 _NAME = {"matchName": str, "matchPattern": str}
 _SECRET = {"namespace": str, "name!": str}
+
+_SELECTOR: Schema = {**SELECTOR, "matchLabels": {"*": LABEL_VALUE}}
 
 _HTTP: Schema = {
     "path": str,
@@ -74,12 +77,12 @@ _ALLOW_PORTS: Schema = [
 ]
 _ICMPS: Schema = [{"fields": [{"family": Enum("IPv4", "IPv6"), "type!": INT_OR_STRING}]}]
 _CIDR_SET: Schema = [
-    {"cidr": str, "cidrGroupRef": str, "cidrGroupSelector": SELECTOR, "except": [str]}
+    {"cidr": str, "cidrGroupRef": str, "cidrGroupSelector": _SELECTOR, "except": [str]}
 ]
 _SERVICES: Schema = [
     {
         "k8sService": {"serviceName": str, "namespace": str},
-        "k8sServiceSelector": {"selector!": SELECTOR, "namespace": str},
+        "k8sServiceSelector": {"selector!": _SELECTOR, "namespace": str},
     }
 ]
 _GROUPS: Schema = [{"aws": dict}]
@@ -87,13 +90,13 @@ _GROUPS: Schema = [{"aws": dict}]
 
 def _peers(way: str) -> dict[str, Schema]:
     return {
-        f"{way}Endpoints": [SELECTOR],
-        f"{way}Requires": [SELECTOR],
+        f"{way}Endpoints": [_SELECTOR],
+        f"{way}Requires": [_SELECTOR],
         f"{way}CIDR": [str],
         f"{way}CIDRSet": _CIDR_SET,
         f"{way}Entities": [str],
         f"{way}Groups": _GROUPS,
-        f"{way}Nodes": [SELECTOR],
+        f"{way}Nodes": [_SELECTOR],
     }
 
 
@@ -118,8 +121,8 @@ _RULE: dict[str, Schema] = {
         }
     ],
     "egressDeny": [{**_EGRESS, "toPorts": _DENY_PORTS, "icmps": _ICMPS}],
-    "endpointSelector": SELECTOR,
-    "nodeSelector": SELECTOR,
+    "endpointSelector": _SELECTOR,
+    "nodeSelector": _SELECTOR,
 }
 _CILIUM: Schema = {"spec": _RULE, "specs": [_RULE], "status": {"conditions": CONDITIONS}}
 

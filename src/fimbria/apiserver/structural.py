@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from fimbria.apiserver.notation import ANY, INT_OR_STRING, TYPE_NAMES, Enum, Int, Schema
+from fimbria.apiserver.notation import ANY, INT_OR_STRING, TYPE_NAMES, Enum, Int, Schema, Text
 
 if TYPE_CHECKING:
     from fimbria.apiserver.entry import Object
@@ -27,6 +27,8 @@ def structural(schema: Schema) -> Object:
         return {"type": "string", "enum": list(schema.values)}
     if isinstance(schema, Int):
         return {"type": "integer", "minimum": schema.low, "maximum": schema.high}
+    if isinstance(schema, Text):
+        return {"type": "string", "maxLength": schema.most, "pattern": schema.anchored}
     if schema is INT_OR_STRING:
         return {"x-kubernetes-int-or-string": True}
     if schema is ANY:
