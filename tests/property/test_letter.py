@@ -73,7 +73,7 @@ def pod(namespace: str, *ports: tuple[str, str, int], **labels: str) -> Somebody
 
 PODS = [
     pod("red", ("http", "TCP", 80), ("http", "UDP", 81), app="web", tier="x"),
-    pod("red", ("http", "TCP", 8080), ("http", "TCP", 80), app="db"),
+    pod("red", ("http", "TCP", 8080), ("http", "TCP", 80), ("dns", "SCTP", 79), app="db"),
     pod("red"),
     pod("blue", ("dns", "UDP", 53), ("http", "TCP", 79), app="web"),
     pod("blue", app="log", tier="y"),
@@ -110,18 +110,33 @@ def network_rule(end: str) -> st.SearchStrategy[Document]:
     return together(maybe(few(network_peer), end), maybe(few(network_port), "ports"))
 
 
-network_policy = st.builds(
-    lambda namespace, spec: {
-        "kind": "NetworkPolicy", "metadata": {"namespace": namespace}, "spec": spec,
-    },
-    namespaces,
+def of_namespace(spec: st.SearchStrategy[Document]) -> st.SearchStrategy[Document]:
+    return st.builds(
+        lambda namespace, one: {
+            "kind": "NetworkPolicy", "metadata": {"namespace": namespace}, "spec": one,
+        },
+        namespaces,
+        spec,
+    )  # fmt: skip
+
+
+network_policy = of_namespace(
     together(
         selectors.map(lambda one: {"podSelector": one}),
         maybe(st.lists(st.sampled_from(["Ingress", "Egress"]), unique=True), "policyTypes"),
         maybe(few(network_rule("from")), "ingress"),
         maybe(few(network_rule("to")), "egress"),
-    ),
-)  # fmt: skip
+    )
+)
+half_meant = of_namespace(
+    together(
+        st.just({"podSelector": {}}),
+        st.sampled_from([{"policyTypes": ["Ingress"]}, {"policyTypes": ["Egress"]}]),
+        st.lists(network_rule("from"), min_size=1, max_size=2).map(lambda some: {"ingress": some}),
+        st.lists(network_rule("to"), min_size=1, max_size=2).map(lambda some: {"egress": some}),
+    )
+)
+"""Rules in both directions, of which `policyTypes` leaves those of one out."""
 
 BY_NAMESPACE: list[Document] = [
     {"matchExpressions": [{"key": f"{source}{key}", **demand}]}
@@ -191,6 +206,9 @@ networks = st.sampled_from([
 ])  # fmt: skip
 
 
+by_name = st.sampled_from(NAMES).map(lambda name: [{"destinationNamedPort": name}])
+
+
 def cluster_rule(end: str) -> st.SearchStrategy[Document]:
     def rule(whom: list[Document], ports: list[Document], action: str) -> Document:
         kept = [one for one in ports if "destinationNamedPort" not in one or networks_free(whom)]
@@ -203,7 +221,7 @@ def cluster_rule(end: str) -> st.SearchStrategy[Document]:
     return st.builds(
         rule,
         st.lists(whoms, min_size=1, max_size=2),
-        few(cluster_ports),
+        st.one_of(few(cluster_ports), by_name),
         st.sampled_from(["Accept", "Deny", "Pass"]),
     )
 
@@ -269,7 +287,7 @@ SOME = settings(max_examples=min(max(50, CASES // 50), 5000), deadline=None,
 
 
 @SOME
-@given(policies(network_policy))
+@given(policies(network_policy, half_meant, least=2))
 def test_network_policy(documents: list[Document]) -> None:
     """By the Kubernetes API reference."""
     found = read(documents)
