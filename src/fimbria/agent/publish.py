@@ -1,4 +1,4 @@
-"""Tell the cluster about this node: objects are sent when they changed, and again if that failed.
+"""Tell the cluster of endpoints and policies: what changed is sent, and again if that failed.
 
 A pod's ADD does not wait for its CiliumEndpoint: the endpoint is marked dirty, and a controller
 sends what is dirty, several at a time. What was sent is remembered, so nothing is sent twice.
@@ -20,10 +20,8 @@ from fimbria.sources.errors import (
 )
 from fimbria.sources.resources import (
     CILIUM_ENDPOINTS,
-    CILIUM_NODES,
     EVENTS,
     NETWORK_POLICIES,
-    CiliumNode,
     Document,
 )
 
@@ -131,32 +129,6 @@ class EndpointPublisher:
         except KubeUnreachable:
             self.published[key] = uid
             raise
-
-
-async def publish_node(
-    client: KubeClient, name: str, spec: Document, current: CiliumNode | None
-) -> CiliumNode | None:
-    """Create this node's CiliumNode, or bring our part of it up to date.
-
-    Returns the object as it is now, or None if it was as it should be.
-    """
-    if current is not None and _addresses(current) == spec["addresses"]:
-        return None
-    try:
-        return await client.patch(CILIUM_NODES, name, {"spec": spec})
-    except KubeError as error:
-        if not is_not_found(error):
-            raise
-    try:
-        return await client.create(CILIUM_NODES, {"metadata": {"name": name}, "spec": spec})
-    except KubeError as error:
-        if not is_already_exists(error):
-            raise
-        return await client.patch(CILIUM_NODES, name, {"spec": spec})
-
-
-def _addresses(node: CiliumNode) -> list[dict[str, str]]:
-    return [{"type": one.type, "ip": one.ip} for one in node.spec.addresses or []]
 
 
 class PolicyStatusPublisher:
