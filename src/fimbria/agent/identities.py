@@ -47,7 +47,8 @@ class Identities:
     def __init__(self, client: KubeClient) -> None:
         self._client = client
         self._labels: dict[int, Labels] = {}
-        self._numbers: dict[Labels, int] = {}
+        self._numbers: dict[Labels, tuple[int, ...]] = {}
+        """In order: two for the same labels can come of a removed object; the lowest counts."""
         self._pending: dict[Labels, asyncio.Future[int]] = {}
 
     @property
@@ -57,32 +58,32 @@ class Identities:
 
     def learn(self, number: int, labels: Labels) -> None:
         """Note an identity that the API has."""
-        old = self._labels.get(number)
-        if old is not None and old != labels and self._numbers.get(old) == number:
-            del self._numbers[old]
+        if self._labels.get(number) == labels:
+            return
+        self.forget(number)
         self._labels[number] = labels
-        # Two numbers for the same labels can come of a removed object; all nodes take the lower.
-        self._numbers[labels] = min(number, self._numbers.get(labels, number))
+        self._numbers[labels] = tuple(sorted((*self._numbers.get(labels, ()), number)))
 
     def forget(self, number: int) -> None:
         """Note that the API no longer has an identity."""
         labels = self._labels.pop(number, None)
-        if labels is not None and self._numbers.get(labels) == number:
-            del self._numbers[labels]
-            others = [n for n, have in self._labels.items() if have == labels]
-            if others:
-                self._numbers[labels] = min(others)
+        if labels is None:
+            return
+        others = tuple(other for other in self._numbers.pop(labels) if other != number)
+        if others:
+            self._numbers[labels] = others
 
     def number(self, labels: Labels) -> int | None:
         """Return the number of labels that are known, None otherwise."""
-        return self._numbers.get(labels)
+        numbers = self._numbers.get(labels)
+        return numbers[0] if numbers else None
 
     async def resolve(self, labels: Labels) -> int:
         """Return the number of `labels`, created if it is new; raises KubeError, NoIdentity.
 
         Callers that ask for the same labels at once share one request.
         """
-        known = self._numbers.get(labels)
+        known = self.number(labels)
         if known is not None:
             return known
         pending = self._pending.get(labels)
@@ -122,7 +123,7 @@ class Identities:
             found = await self._claim(number, labels)
             if found == labels:
                 self.learn(number, labels)
-                return self._numbers[labels]
+                return self._numbers[labels][0]
             if found is not None:
                 self.learn(number, found)
         raise NoIdentity(f"no free identity for {', '.join(labels)} after {ATTEMPTS} attempts")
