@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from fimbria.agent.identities import Identities
-from fimbria.sources.kube import KubeClient
+
+if TYPE_CHECKING:
+    from fimbria.sources.kube import KubeClient
 
 WEB, DB = ("k8s:app=web",), ("k8s:app=db",)
 
