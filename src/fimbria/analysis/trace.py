@@ -1,56 +1,32 @@
 """`policy trace`: the reasoning about one packet, rule by rule, at both of its ends.
 
-The text has the form of Cilium's command of that name; the verdict is the first judge's, and where
-an end is a pod of this node, the entry of its policy map that decides (the second judge's) is
-quoted beside it.
+    both ends, each half in its own view ─► TraceStep: the rules' verdict and the map's ─► Trace
+
+The verdict is the first judge's, and where an end is a pod of this node, the entry of its policy
+map that decides (the second judge's) is quoted beside it. `trace_text` puts it into words.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from fimbria.analysis.explain import explain_rule, hit_text, policy_value
-from fimbria.analysis.peertext import whom_text
+from fimbria.analysis.explain import hit_text
+from fimbria.analysis.trace_text import WORDS, heading, reasoning
 from fimbria.compile.delta import CIDR
 from fimbria.compile.ids import BUILT_IN
 from fimbria.datapath.abi import Direction
 from fimbria.datapath.lookup import Asked, Hit, cidr_lookup, policy_lookup
-from fimbria.model.matching import names
-from fimbria.model.policy import Action, Protocol, Tier
-from fimbria.model.selector import Selector
-from fimbria.model.semantics import (
-    End,
-    Question,
-    Reason,
-    Verdict,
-    selecting,
-    tier_order,
-    verdict,
-)
+from fimbria.model.policy import Protocol
+from fimbria.model.semantics import End, Question, Reason, Verdict, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from fimbria.compile.node import Compiler
-    from fimbria.model.peers import Context
-    from fimbria.model.policy import Peer, Policy, Rule, Spec
 
 ANY = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
-_RULE = "-" * 64
 _ORDER = ("allowed", "redirected", "denied")
-_WAYS = {
-    Direction.EGRESS: ("egress", "to", "Egress"),
-    Direction.INGRESS: ("ingress", "from", "Ingress"),
-}
-_FOUND = {
-    Reason.ALLOW_RULE: "Found allow rule",
-    Reason.DENY_RULE: "Found deny rule",
-    Reason.REDIRECT: "Found redirect rule",
-}
-_VERBS = {Action.ALLOW: "Allows", Action.DENY: "Denies", Action.PASS: "Passes on"}
-NO_PROXY = "dropped, because no proxy is running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +86,7 @@ class Trace:
             "verdict": self.outcome,
             "steps": [
                 {
-                    "direction": _WAYS[step.direction][0],
+                    "direction": WORDS[step.direction].name,
                     "verdict": step.outcome,
                     "reason": str(step.verdict.reason),
                     "rules": [
@@ -156,11 +132,9 @@ def trace_halves(
     outcomes = {number: _outcome(steps) for number, steps in judged.items()}
     protocol = min(protocols, key=lambda number: _ORDER.index(outcomes[number]))
     outcome = outcomes[protocol]
-    asked = "ANY" if len(protocols) > 1 else _protocol_name(protocol)
-    ends = (_labels(half.own, ", ") for half in (egress, ingress))
-    lines = [_RULE, "Tracing From: [{}] => To: [{}] ".format(*ends) + f"Ports: [{port}/{asked}]"]
+    lines = [heading(egress.own, ingress.own, port, "ANY" if len(protocols) > 1 else protocol)]
     for step in judged[protocol]:
-        lines += ["", *_reasoning(step, halves[step.direction], port, protocol)]
+        lines += ["", *reasoning(step, halves[step.direction], port, protocol)]
     lines += ["", f"Final verdict: {outcome.upper()}"]
     return Trace(outcome, protocol, judged[protocol], "\n".join(lines) + "\n")
 
@@ -203,106 +177,3 @@ def _cidr_side(compiler: Compiler, peer: End) -> int:
         compiler.desired().maps[CIDR], peer.identity, peer.net.ip,
         nodes="nodes" in match, pods="pods" in match,
     )  # fmt: skip
-
-
-def _reasoning(step: TraceStep, half: TraceHalf, port: int, protocol: int) -> Iterator[str]:
-    compiler, own, other = half.compiler, half.own, half.other
-    way, _, title = _WAYS[step.direction]
-    policies = list(compiler.state.policies.values())
-    total = sum(1 for policy in policies for spec in policy.specs if _says(spec, step.direction))
-    yield f"Resolving {way} policy for [{_labels(own, ' ')}]"
-    selected = selecting(policies, own.end.labels, host=own.host)
-    chosen = [
-        (policy, spec)
-        for tier in Tier
-        for policy, spec in tier_order(selected, tier)
-        if _says(spec, step.direction)
-    ]
-    context = compiler.state.context()
-    receiver = own if step.direction is Direction.INGRESS else other
-    for policy, spec in chosen:
-        yield f"* Rule {spec.subject}: selected ({policy.key}, {spec.path}{_place(policy)})"
-        if policy.audit:
-            yield "    In audit mode: reported, not enforced"
-        if policy.refusal is not None:
-            path, reason = policy.refusal
-            yield f"    Refused, so it closes what it selects: {path}: {reason}"
-        for rule in spec.rules:
-            if rule.direction is step.direction:
-                yield from _rule(policy, rule, other, receiver.end, context, port, protocol)
-    yield f"{len(chosen)}/{total} rules selected"
-    if chosen:
-        yield _FOUND.get(step.verdict.reason, "Found no allow rule")
-    for name in step.verdict.rules[:1]:
-        yield f"Decided by {name.policy}, {name.path}"
-    if step.hit is not None:
-        yield f"Map entry: {hit_text(step.hit)}"
-        explained = explain_rule(step.hit.rule_id, compiler.ids, compiler.state)
-        if explained is not None and explained.path:
-            yield from (f"    {line}" for line in explained.text.splitlines())
-    reason = str(step.verdict.reason)
-    if step.verdict.reason is Reason.REDIRECT:
-        reason = f"{reason} ({step.verdict.parser}): {NO_PROXY}"
-    yield f"{title} verdict: {step.outcome}, {reason}"
-
-
-def _place(policy: Policy) -> str:
-    """Return where an ordered tier asks a policy, "" for ordinary ones."""
-    if policy.tier is Tier.NORMAL:
-        return ""
-    return f"; tier {policy.tier.name.capitalize()}, priority {policy.priority}"
-
-
-def _rule(
-    policy: Policy,
-    rule: Rule,
-    other: TraceEnd,
-    receiver: End,
-    context: Context,
-    port: int,
-    protocol: int,
-) -> Iterator[str]:
-    head = f"    {_VERBS[rule.action]} {_WAYS[rule.direction][1]}"
-    if not rule.peers:
-        yield f"{head} nobody ({rule.path})"
-        return
-    matched = False
-    for path, group in groupby(rule.peers, key=lambda peer: peer.path):
-        peers = list(group)
-        here = any(names(peer, other.end, context) for peer in peers)
-        matched |= here
-        yield f"{head} {_peer(policy, peers[0])} ({path})"
-        yield f"      {_who(other.end)} {'found' if here else 'not found'}"
-    for part in rule.ports if matched else ():
-        found = "matches" if part.matches(protocol, port, receiver.named) else "does not match"
-        proxy = f", redirects to the {part.parser} proxy" if part.parser else ""
-        yield f"      Port {port}/{_protocol_name(protocol)} {found} ({part.path}){proxy}"
-    if matched and not rule.ports:
-        yield "      No port restrictions"
-
-
-def _says(spec: Spec, direction: Direction) -> bool:
-    return spec.default_deny(direction) is not None
-
-
-def _peer(policy: Policy, peer: Peer) -> str:
-    written = policy_value(policy, peer.path)
-    if isinstance(peer.whom, Selector | None) and isinstance(written, str):
-        return f"entity {written}"
-    if isinstance(peer.whom, Selector):
-        return f"labels {peer.whom}"
-    return "anyone" if peer.whom is None else whom_text(peer.whom)
-
-
-def _who(end: End) -> str:
-    """Return what rules see of an end."""
-    labels = f"Labels [{' '.join(end.labels.labels)}]"
-    return labels if end.net is None else f"{labels} address {end.net}"
-
-
-def _labels(end: TraceEnd, separator: str) -> str:
-    return separator.join(end.end.labels.labels)
-
-
-def _protocol_name(number: int) -> str:
-    return Protocol(number).name if number in set(Protocol) else str(number)
