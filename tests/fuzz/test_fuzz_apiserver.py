@@ -216,7 +216,10 @@ _WORKLOAD = {
     "selector": {"matchLabels": {"a": "b"}},
     "template": {"metadata": {"labels": {"a": "b"}}, "spec": _POD},
 }
-_PEER = {"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}
+_PEERS = [
+    {"podSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}},
+    {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+]
 SAMPLES: dict[str, dict[str, Any]] = {
     "Pod": {"spec": _POD},
     "Service": {"spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}},
@@ -228,7 +231,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "ConfigMap": {"data": {"a": "b"}},
     "Endpoints": {"subsets": [{"addresses": [{"ip": "1.1.1.1"}], "ports": [{"port": 80}]}]},
     "Event": {"involvedObject": {"kind": "Pod", "name": "x"}, "reason": "r"},
-    "NetworkPolicy": {"spec": {"podSelector": {}, "ingress": [{"from": [_PEER], "ports": [
+    "NetworkPolicy": {"spec": {"podSelector": {}, "ingress": [{"from": _PEERS, "ports": [
         {"port": 80, "endPort": 90}]}]}},
     "EndpointSlice": {"addressType": "IPv4", "endpoints": [{"addresses": ["1.1.1.1"]}],
                       "ports": [{"port": 1}]},
