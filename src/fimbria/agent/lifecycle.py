@@ -252,13 +252,7 @@ class Lifecycle:
         changed = msgspec.structs.replace(
             file, identity=identity, labels=pod.labels, named_ports=pod.named_ports, pod_uid=pod.uid
         )
-        endpoint.file = changed
-        self.unsaved.add(endpoint.id)
-        self._cluster.set_endpoint(changed)
-        endpoint.log.append({"state": str(endpoint.state), "message": f"identity {identity}"})
-        await self._applier.flush()
-        await self._save(endpoint)
-        self.changed(endpoint)
+        await self._change(endpoint, changed, f"identity {identity}")
 
     async def set_audit(self, endpoint: Endpoint, audit: bool) -> None:
         """Have an endpoint's policy reported only, or enforced; it is remembered."""
@@ -266,20 +260,19 @@ class Lifecycle:
         if file.audit == audit or endpoint.state in (State.DISCONNECTING, State.DISCONNECTED):
             return
         changed = msgspec.structs.replace(file, audit=audit)
-        endpoint.file = changed
-        self.unsaved.add(endpoint.id)
-        self._cluster.set_endpoint(changed)
         word = "reported only" if audit else "enforced"
-        endpoint.log.append({"state": str(endpoint.state), "message": f"policy is {word}"})
-        await self._applier.flush()
-        await self._save(endpoint)
-        self.changed(endpoint)
+        await self._change(endpoint, changed, f"policy is {word}")
 
-    async def _save(self, endpoint: Endpoint) -> None:
-        """Remember an endpoint that changed; if that fails it is tried again by `save_pending`.
+    async def _change(self, endpoint: Endpoint, file: EndpointFile, message: str) -> None:
+        """Have an endpoint be as `file` says; if that cannot be saved, `save_pending` tries again.
 
         The datapath comes first: what holds must not depend on whether there is room on a disk.
         """
+        endpoint.file = file
+        self.unsaved.add(endpoint.id)
+        self._cluster.set_endpoint(file)
+        endpoint.log.append({"state": str(endpoint.state), "message": message})
+        await self._applier.flush()
         try:
             await asyncio.to_thread(statefiles.write_endpoint, self._state_dir, endpoint.file)
         except OSError as error:
@@ -287,6 +280,7 @@ class Lifecycle:
             log.error("endpoint %d: cannot be saved: %s", endpoint.id, error)
         else:
             self.unsaved.discard(endpoint.id)
+        self.changed(endpoint)
 
     async def save_pending(self) -> None:
         """Remember endpoints that could not be; the controller's function. OSError."""
