@@ -138,10 +138,7 @@ class Engine:
     @property
     def problems(self) -> list[str]:
         """What could not be compiled, in the common view or in a node's, each as a sentence."""
-        common = [
-            f"identity {one.identity} stays closed: {one.reason}" for one in self.compiler.problems
-        ]
-        return [*common, *self.views.problems()]
+        return list(self.views.problems())
 
     def eval(self, flow: Flow | Mapping[str, Any], judge: str = "") -> Result:
         """Return what becomes of a flow. `judge` instead of the engine's own.

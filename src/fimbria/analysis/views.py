@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from fimbria.analysis.engine import Engine
     from fimbria.analysis.places import Place
+    from fimbria.compile.delta import Problem
     from fimbria.model.policy import PolicyKey
 
 
@@ -69,15 +70,17 @@ class Views:
         return view, view.place(own.name), view.place(other.name)
 
     def problems(self) -> Iterator[str]:
-        """Yield what nodes could not take up, and nobody's common view has."""
-        common = {unit for one in self._engine.compiler.problems for unit in one.endpoints}
+        """Yield whose policies could not be compiled, in the common view or in a node's only."""
+        common: set[int] = set()
+        for problem in self._engine.compiler.problems:
+            common.update(problem.endpoints)
+            yield _misfit(f"identity {problem.identity}", "closed", problem)
         for node, view in self.all().items():
             for problem in view.compiler.problems:
                 if EndpointIds.HOST in problem.endpoints:
-                    yield f"node {node} stays without a policy of its own: {problem.reason}"
+                    yield _misfit(f"node {node}", "open", problem)
                 elif not common.issuperset(problem.endpoints):
-                    identity = problem.identity
-                    yield f"identity {identity} on node {node} stays closed: {problem.reason}"
+                    yield _misfit(f"identity {problem.identity} on node {node}", "closed", problem)
 
     def _needed(self, own: Place, other: Place) -> bool:
         """Return whether `own` must be judged with its node's view."""
@@ -107,3 +110,8 @@ class Views:
         """The policies about nodes."""
         policies = self._world.policies.values()
         return frozenset(one.key for one in policies if any(spec.host for spec in one.specs))
+
+
+def _misfit(who: str, judged: str, problem: Problem) -> str:
+    """Return a sentence. Here a map has all that concerns it or nothing; an agent can choose."""
+    return f"{who} is judged as {judged}: {problem.reason}; an agent would leave a policy out"
