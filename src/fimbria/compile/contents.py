@@ -8,6 +8,7 @@ worked out from all entries again; the latter two from the first patch on.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Content:
     """
 
     def __init__(self, policy: PolicyMap) -> None:
-        self.policy = policy
+        self._entries = dict(policy.entries)
+        self.policy = replace(policy, entries=self._entries)
         self.mark = hash(policy.info) + sum(map(hash, policy.entries.items()))
         self._keys: dict[bytes, tuple[bytes, ...]] | None = None
         self._shapes: Counter[int] = Counter()
@@ -36,7 +38,7 @@ class Content:
     def bucket(self, identity: int) -> Entries:
         """Return the entries of one identity."""
         keys = self._index().get(identity.to_bytes(4, "little"), ())
-        return {key: self.policy.entries[key] for key in keys}
+        return {key: self._entries[key] for key in keys}
 
     def fits(self, changes: Changes) -> bool:
         """Return whether struct policy_info and the room stay as they are with these changes.
@@ -47,14 +49,14 @@ class Content:
         coming = [key for key, value in changes.items() if value is not None]
         going = Counter(key[SHAPE] for key, value in changes.items() if value is None)
         return (
-            len(self.policy.entries) + len(coming) <= self.policy.room
+            len(self._entries) + len(coming) <= self.policy.room
             and all(key[SHAPE] in self._shapes for key in coming)
             and all(self._shapes[shape] > count for shape, count in going.items())
         )
 
     def mark_with(self, changes: Changes) -> int:
         """Return the mark of what these changes make of the content."""
-        entries = self.policy.entries
+        entries = self._entries
         return self.mark + sum(
             hash((key, value)) if value is not None else -hash((key, entries[key]))
             for key, value in changes.items()
@@ -65,12 +67,13 @@ class Content:
         keys = self._index()
         coming: dict[bytes, list[bytes]] = {}
         self.mark = self.mark_with(changes)
-        self.policy = self.policy.patched(changes)
         for key, value in changes.items():
             if value is None:
+                del self._entries[key]
                 self._shapes[key[SHAPE]] -= 1
                 keys.pop(key[HEAD], None)
             else:
+                self._entries[key] = value
                 self._shapes[key[SHAPE]] += 1
                 coming.setdefault(key[HEAD], []).append(key)
         keys.update((head, tuple(found)) for head, found in coming.items())
@@ -78,7 +81,7 @@ class Content:
     def _index(self) -> dict[bytes, tuple[bytes, ...]]:
         if self._keys is None:
             found: dict[bytes, list[bytes]] = {}
-            for key in self.policy.entries:
+            for key in self._entries:
                 found.setdefault(key[HEAD], []).append(key)
             found.pop(bytes(4), None)
             self._keys = {head: tuple(keys) for head, keys in found.items()}

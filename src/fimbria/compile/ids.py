@@ -43,7 +43,8 @@ class PolicyMap:
     """One policy as the kernel holds it: bytes of struct policy_info, and of the inner map.
 
     `room` is how many entries its map has place for; some more than it has, unless it is given,
-    because entries of new identities are added in place.
+    because entries of new identities are added in place. Then `entries` of a policy in use change,
+    too: whoever wants to keep them copies them.
     """
 
     info: bytes
