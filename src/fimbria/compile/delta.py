@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ class Store:
         if number not in self.policies:
             self.policies[number] = policy
             if self._delta.unused.pop(number, None) is None:
-                self._delta.created[number] = policy
+                # As it is now: patches that come after it are for the kernel to make.
+                self._delta.created[number] = replace(policy, entries=dict(policy.entries))
 
     def untouched(self, number: int) -> bool:
         """Return whether the kernel has a policy, as it was at the last `take`."""
