@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fimbria.analysis import Engine, Flow, FlowError
 from fimbria.analysis.additions import Addition, NoAddition, smallest
+from fimbria.analysis.additions_edit import edited
 from fimbria.analysis.coverage import Deciders
 from fimbria.datapath.abi import Direction
 from tests.property.strategies import PORTS
@@ -137,16 +138,16 @@ def flows(engine: Engine, dice: Random) -> Iterator[Flow]:
 
 
 def check(engine: Engine, flow: Flow, found: Addition, dice: Random) -> None:
-    after = engine.world
-    for edit in found.edits:
-        after = edit.applied(after)
-    match = engine.state.config.cidr_match
-    changed = Engine(after, engine.mode, match, host_firewall=engine.host_firewall)
-    assert not after.errors
+    stages = [edited(engine, found.edits[:number]) for number in range(len(found.edits) + 1)]
+    changed = stages[-1]
+    assert not changed.world.errors
     before = verdict(engine, flow)
     assert (before == "DENIED") != (verdict(changed, flow) == "DENIED")
-    deciders = Deciders(engine)
-    removed = [edit for edit in found.edits if edit.verb == "remove"]
+    removed = [
+        (Deciders(stage), stage, edit)
+        for stage, edit in zip(stages, found.edits, strict=False)
+        if edit.verb == "remove"
+    ]
     service = engine.places.stands_for_others(flow.destination)
     for one in questions(engine, flow, dice):
         if engine.places.stands_for_others(one.destination):
@@ -156,7 +157,7 @@ def check(engine: Engine, flow: Flow, found: Addition, dice: Random) -> None:
             assert (
                 service
                 or alike(engine, one, flow, found.edits)
-                or any(blamed(deciders, engine, edit, one) for edit in removed)
+                or any(blamed(*cut, one) for cut in removed)
             ), (one, said, [e.text for e in found.edits], flow)
 
 

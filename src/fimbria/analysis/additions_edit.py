@@ -30,7 +30,8 @@ class Edit:
     """One object changed. `document` is what it becomes, None if it goes.
 
     `verb` is create, add or remove, `path` the field that is added or removed ("" for a whole
-    object), and `text` the object, or the part, as plain JSON. `scope` is what it names.
+    object), and `text` the object, or the part, as plain JSON. `scope` is what it names. Edits of
+    one addition follow each other: `path` is that in the object as those before have left it.
     """
 
     verb: str
