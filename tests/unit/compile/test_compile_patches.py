@@ -238,6 +238,18 @@ def test_a_full_map_is_replaced_by_a_larger_one() -> None:
     assert created == [SPARE // 2], "two entries each"
 
 
+def test_what_is_to_be_made_is_as_it_was_asked_for() -> None:
+    """A patch that comes later is for the kernel to make; the map before it has not changed."""
+    node = Node()
+    one = policy("p", "tier=new")
+    node.state.policies.put(one.key, one)
+    ((number, made),) = node.update().created.items()
+    before = dict(made.entries)
+    assert node.come(500, "tier=new").patched.keys() == {number}
+    assert made.entries == before
+    assert len(node.compiler.desired().policies[number].entries) == len(before) + 2
+
+
 def test_who_comes_needs_room_beside_who_goes() -> None:
     """Entries are added before others are removed: a map that is full is replaced."""
     node = Node(policy("p", "tier=new"))
