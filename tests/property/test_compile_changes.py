@@ -194,8 +194,8 @@ def test_incremental_is_full(
     state, ids = world.state(), Ids()
     compiler = Compiler(state, ids)
     mirror = Machine()
-    for todo in ([], *rounds, *identities):
-        for change in todo:
+    for batch in ([], *rounds, *identities):
+        for change in batch:
             change(state)
         for op in plan_delta(compiler.update()):
             mirror.execute(op)

@@ -6,6 +6,7 @@ moments. All of these are tried: it reads some keys at one moment and the others
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ from fimbria.datapath.abi import Direction, PolicyEntry, PolicyEntryFlags, Polic
 from fimbria.datapath.lookup import Asked, policy_lookup
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fimbria.compile.contents import Entries
     from fimbria.compile.ids import Changes
 
@@ -48,7 +51,7 @@ rules = st.lists(
 
 
 @dataclass
-class Moments:
+class Moments(Mapping[bytes, bytes]):
     """Entries at several moments: the first `switch` reads are at moment `one`, then `two`."""
 
     states: list[Entries]
@@ -57,9 +60,15 @@ class Moments:
     switch: int = 0
     reads: int = 0
 
-    def get(self, key: bytes) -> bytes | None:
+    def __getitem__(self, key: bytes) -> bytes:
         self.reads += 1
-        return self.states[self.one if self.reads <= self.switch else self.two].get(key)
+        return self.states[self.one if self.reads <= self.switch else self.two][key]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.states[self.two])
+
+    def __len__(self) -> int:
+        return len(self.states[self.two])
 
 
 def tier(found: list[tuple[PolicyEntry, int, set[tuple[int, int, int]]]]) -> Entries:
@@ -98,7 +107,7 @@ def moments(start: Entries, patch: Changes) -> list[Entries]:
 def verdict(info: bytes, states: Moments, protocol: int, port: int) -> tuple[int, int]:
     """What becomes of the newcomer's packet: verdict and proxy port."""
     states.reads = 0
-    held = {TIER: PolicyMap(info, states, 1), int(PolicyIds.LOCKED): LOCKED}  # type: ignore[arg-type]
+    held = {TIER: PolicyMap(info, states), int(PolicyIds.LOCKED): LOCKED}
     hit = policy_lookup(held, TIER, Asked(NEWCOMER, Direction.INGRESS, protocol, port))
     return hit.verdict, hit.proxy_port
 

@@ -16,6 +16,7 @@ from fimbria.datapath.lookup import Asked, policy_lookup
 from fimbria.model.policy import AUDIT_ANNOTATION, Policy
 from fimbria.model.policy_parse import parse_policy
 from tests.property.machine import canonical
+from tests.property.test_compile_changes import copy
 
 NS = "k8s:io.kubernetes.pod.namespace=default"
 WEB, API, FIRST = 300, 301, 400
@@ -69,10 +70,8 @@ class Node:
     def update(self) -> Delta:
         """Take up what changed, and compare with a compile from nothing."""
         delta = self.compiler.update()
-        fresh = ClusterState(self.state.self_name, self.state.config)
-        for mine, theirs in zip(fresh.tables(), self.state.tables(), strict=True):
-            mine.replace(dict(theirs.items()))  # type: ignore[arg-type] - the same order
-        assert canonical(compile_node(fresh, Ids())) == canonical(self.compiler.desired())
+        fresh = compile_node(copy(self.state), Ids())
+        assert canonical(fresh) == canonical(self.compiler.desired())
         self.compiler.applied()
         return delta
 
